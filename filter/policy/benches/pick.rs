@@ -1,0 +1,89 @@
+//! What one pick costs: a walk that takes a first candidate and two backups, as the engine does.
+//!
+//! Ids are `<policy>/<endpoints>`; one iteration is one walk, so criterion's time is ns per pick.
+//! The groups `build_<policy>` measure what a change of membership costs instead.
+#![allow(missing_docs)]
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use outrigger_policy::config::LbPolicy;
+use outrigger_policy::pick::{HashFunction, Member, Picker, RING_SIZE_MAX, Step};
+use outrigger_policy::rng::SplitMix64;
+
+const ENDPOINTS: [u32; 4] = [10, 100, 1_000, 10_000];
+const CANDIDATES: u32 = 3;
+
+const RING_HASH: LbPolicy = LbPolicy::RingHash {
+    minimum_ring_size: 1024,
+    maximum_ring_size: RING_SIZE_MAX,
+    hash_function: HashFunction::XxHash,
+};
+
+const MAGLEV: LbPolicy = LbPolicy::Maglev { table_size: 65_537 };
+
+/// Name in reports, policy, and the number of different weights among the endpoints.
+const POLICIES: [(&str, LbPolicy, u32); 4] = [
+    ("round_robin", LbPolicy::RoundRobin, 1),
+    ("round_robin_weighted", LbPolicy::RoundRobin, 5),
+    ("ring_hash", RING_HASH, 1),
+    ("maglev", MAGLEV, 1),
+];
+
+fn keys(endpoints: u32) -> Vec<String> {
+    (0..endpoints)
+        .map(|i| format!("10.{}.{}.{}:8080", i / 65_536, i / 256 % 256, i % 256))
+        .collect()
+}
+
+fn members(keys: &[String], weights: u32) -> Vec<Member<'_>> {
+    (0..).zip(keys).map(|(i, key)| Member { key, weight: 1 + i % weights }).collect()
+}
+
+/// The sum of three candidates' indices.
+fn pick(picker: &mut Picker, hash: u64, rng: &mut SplitMix64) -> u32 {
+    let (mut sum, mut taken) = (0, 0);
+    picker.walk(Some(hash), rng, |member| {
+        sum += member;
+        taken += 1;
+        if taken == CANDIDATES { Step::Stop } else { Step::Take }
+    });
+    sum
+}
+
+fn picks(criterion: &mut Criterion) {
+    for (name, spec, weights) in POLICIES {
+        let mut group = criterion.benchmark_group(name);
+        for endpoints in ENDPOINTS {
+            let keys = keys(endpoints);
+            let mut picker = Picker::build(&spec, &members(&keys, weights), 1);
+            let mut rng = SplitMix64::new(1);
+            let mut hash = 0_u64;
+            group.bench_function(BenchmarkId::from_parameter(endpoints), |bencher| {
+                bencher.iter(|| {
+                    hash = hash.wrapping_add(0x9E37_79B9_7F4A_7C15);
+                    black_box(pick(&mut picker, black_box(hash), &mut rng))
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+fn builds(criterion: &mut Criterion) {
+    for (name, spec, weights) in POLICIES {
+        let mut group = criterion.benchmark_group(format!("build_{name}"));
+        group.sample_size(10);
+        for endpoints in ENDPOINTS {
+            let keys = keys(endpoints);
+            let members = members(&keys, weights);
+            group.bench_function(BenchmarkId::from_parameter(endpoints), |bencher| {
+                bencher.iter(|| Picker::build(black_box(&spec), &members, 1));
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, picks, builds);
+criterion_main!(benches);

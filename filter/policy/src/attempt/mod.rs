@@ -1,0 +1,96 @@
+//! Stage 5: which endpoints a request may try, and whether it may try again.
+//!
+//! A plan is an ordered list of distinct endpoints, one for each attempt, and a word on retries.
+//! What never reached an endpoint may always be sent again; the plan *widens* that to resets,
+//! time-outs and gateway errors for idempotent requests, and *denies* all retries when the budget
+//! is gone or when nothing that is listed has answered well since it failed.
+
+pub mod budget;
+
+use crate::pick::{Picker, Step};
+use crate::rng::Rng;
+use crate::state::Table;
+use crate::time::Instant;
+
+/// Attempts that a plan lists when the retry policy does not say: the first and two more.
+pub const LISTED_DEFAULT: u32 = 3;
+
+/// Attempts that a plan lists at most; the list travels in a header.
+pub const LISTED_MAX: u32 = 8;
+
+/// What the request may do beyond its first attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Only after failures before anything was sent.
+    NothingSent,
+    /// The request is idempotent: after resets, time-outs and gateway errors as well.
+    Widen,
+    /// No retry at all.
+    Deny,
+}
+
+/// The order of endpoints for one request, as places in the cluster's membership.
+#[derive(Clone, Debug, Default)]
+pub struct Candidates {
+    /// Admitted endpoints, distinct, in order of preference.
+    pub listed: Vec<u32>,
+    /// An open endpoint that came before the first of `listed`, and since when its trial is due.
+    pub due: Option<(u32, Instant)>,
+}
+
+impl Candidates {
+    /// Empties both, keeping the memory.
+    pub fn clear(&mut self) {
+        self.listed.clear();
+        self.due = None;
+    }
+
+    /// Walks `picker`'s order for the key and adds admitted endpoints until `want` are listed.
+    /// `members` translates the picker's places into the table's.
+    pub fn collect(
+        &mut self,
+        (picker, members): (&mut Picker, &[u32]),
+        table: &Table,
+        (key, want): (Option<u64>, usize),
+        rng: &mut impl Rng,
+        now: Instant,
+    ) {
+        let mut closed = self.has_healthy(table);
+        let mut spare = None;
+        picker.walk(key, rng, |place| {
+            let Some(&index) = members.get(place as usize) else { return Step::Skip };
+            let Some(row) = table.row(index) else { return Step::Skip };
+            if !row.is_admitted() {
+                if self.due.is_none() && self.listed.is_empty() {
+                    self.due = row.breaker.due_since(now).map(|since| (index, since));
+                }
+                return Step::Skip;
+            }
+            closed |= row.breaker.is_closed();
+            if !closed && self.listed.len() + 1 >= want {
+                // the last place is for somebody who is well, as long as anybody is
+                spare = spare.or(Some(index));
+                return Step::Skip;
+            }
+            self.listed.push(index);
+            if self.listed.len() < want { Step::Take } else { Step::Stop }
+        });
+        if self.listed.len() < want {
+            self.listed.extend(spare);
+        }
+    }
+
+    /// Whether a retry could go anywhere that is not known to be dead.
+    #[must_use]
+    pub fn has_hope(&self, table: &Table) -> bool {
+        let alive = |index: &u32| table.row(*index).is_some_and(|row| !row.breaker.is_dead());
+        self.listed.iter().any(alive)
+    }
+
+    /// Whether a listed endpoint's breaker is closed: the second choice that a trial needs.
+    #[must_use]
+    pub fn has_healthy(&self, table: &Table) -> bool {
+        let closed = |index: &u32| table.row(*index).is_some_and(|row| row.breaker.is_closed());
+        self.listed.iter().any(closed)
+    }
+}

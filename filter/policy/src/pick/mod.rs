@@ -1,0 +1,146 @@
+//! From a key to an ordered list of distinct endpoints.
+//!
+//! A [`Picker`] is built once for a set of members and then walked once per request. The walk
+//! offers members in order of preference and the caller says which it admits; what is held out
+//! and why is the caller's business. The first candidate is the one that Envoy's own policy of
+//! the same name would choose, so that taking Outrigger out of the path moves no key:
+//!
+//! | policy | first candidate | the others |
+//! | --- | --- | --- |
+//! | [`RoundRobin`] | next turn (Envoy's EDF schedule if weights differ) | random, evenly |
+//! | [`RingHash`] | owner of the first point at or after the hash | owners clockwise |
+//! | [`Maglev`] | `table[hash % size]` | Envoy's rehash per attempt, then the next slots |
+//!
+//! Sources: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer",
+//! NSDI 2016, section 3.4; Karger et al., "Consistent Hashing and Random Trees", STOC 1997, in the
+//! form of libketama; Envoy's `source/extensions/load_balancing_policies/{maglev,ring_hash,
+//! round_robin}/` and `source/common/upstream/edf_scheduler.h`, described here, not copied.
+//!
+//! A walk allocates nothing and never fails. It ends when the caller has enough or when every
+//! member has been offered once. What happens per request is bounded by named limits; where one
+//! is reached, the members that are left follow in index order.
+//!
+//! Not done here: health, priorities, localities, load. Priorities are one picker each.
+
+mod maglev;
+mod ring_hash;
+mod round_robin;
+mod seen;
+mod weights;
+
+use crate::config::LbPolicy;
+pub use crate::hash::HashFunction;
+use crate::rng::Rng;
+pub use maglev::{Maglev, TABLE_SIZE_MAX};
+pub use ring_hash::{RING_SIZE_MAX, RingHash};
+pub use round_robin::RoundRobin;
+
+/// Most members that one picker tells apart; those after it are never offered. It keeps a table's
+/// entries at 16 bits.
+pub const MEMBERS_MAX: usize = 65_536;
+
+/// One endpoint, as far as picking is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member<'a> {
+    /// What Envoy hashes: `ip:port` exactly as Envoy prints the address (`[::1]:80` for IPv6).
+    pub key: &'a str,
+    /// Load-balancing weight, at least 1 (0 counts as 1).
+    pub weight: u32,
+}
+
+/// What the caller of a walk does with the member it was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Not admitted; offer the next one.
+    Skip,
+    /// Admitted; offer another one.
+    Take,
+    /// Admitted or not, the caller has enough.
+    Stop,
+}
+
+/// A policy built for one set of members.
+#[derive(Debug)]
+pub enum Picker {
+    /// Turns in proportion to weights; ignores the hash.
+    RoundRobin(RoundRobin),
+    /// Consistent hashing on a ring.
+    RingHash(RingHash),
+    /// Consistent hashing by a table.
+    Maglev(Maglev),
+}
+
+impl Picker {
+    /// Builds the policy for `members`, of which the first [`MEMBERS_MAX`] count.
+    ///
+    /// Never fails: parameters are clamped as [`LbPolicy`] says, and without members the walks are
+    /// empty. The order of `members` is Envoy's order of hosts where results are to be Envoy's: it
+    /// decides ties in round robin and who gets the odd point of a ring. `seed` says where
+    /// round robin starts; give each worker another one, or all of them start at the same member.
+    #[must_use]
+    pub fn build(policy: &LbPolicy, members: &[Member<'_>], seed: u64) -> Self {
+        let members = members.get(..MEMBERS_MAX).unwrap_or(members);
+        match *policy {
+            LbPolicy::RoundRobin => Self::RoundRobin(RoundRobin::build(members, seed)),
+            LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash_function } => {
+                Self::RingHash(RingHash::build(
+                    minimum_ring_size,
+                    maximum_ring_size,
+                    hash_function,
+                    members,
+                ))
+            }
+            LbPolicy::Maglev { table_size } => Self::Maglev(Maglev::build(table_size, members)),
+        }
+    }
+
+    /// Offers distinct members to `visit`, best first, as indices into the `members` that the
+    /// picker was built from, until `visit` answers [`Step::Stop`] or all were offered once.
+    ///
+    /// `hash` is the request's hash; without one the hashing policies draw one, as Envoy does,
+    /// and so pick at random. Round robin draws only for candidates after the first [`Step::Take`].
+    pub fn walk(
+        &mut self,
+        hash: Option<u64>,
+        rng: &mut impl Rng,
+        mut visit: impl FnMut(u32) -> Step,
+    ) {
+        match self {
+            Self::RoundRobin(policy) => policy.walk(rng, &mut visit),
+            Self::RingHash(policy) => {
+                policy.walk(hash.unwrap_or_else(|| rng.next_u64()), &mut visit);
+            }
+            Self::Maglev(policy) => policy.walk(hash.unwrap_or_else(|| rng.next_u64()), &mut visit),
+        }
+    }
+
+    /// How many members a walk offers when the caller never has enough.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        match self {
+            Self::RoundRobin(policy) => policy.len(),
+            Self::RingHash(policy) => policy.len(),
+            Self::Maglev(policy) => policy.len(),
+        }
+    }
+
+    /// Whether there is nobody to pick.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The number of `members`, which [`Picker::build`] has cut to [`MEMBERS_MAX`].
+fn count(members: &[Member<'_>]) -> u32 {
+    u32::try_from(members.len()).unwrap_or(u32::MAX)
+}
+
+/// `value % bound` for an index bound, 0 when the bound is 0.
+fn reduce(value: u64, bound: u32) -> u32 {
+    let reduced = value.checked_rem(u64::from(bound)).unwrap_or(0);
+    u32::try_from(reduced).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

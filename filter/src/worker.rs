@@ -1,0 +1,391 @@
+//! One worker's plugin: callbacks in, engine, host calls out.
+//!
+//! Generic over the host, so that all of it runs under a host that misbehaves. A host call that
+//! fails never changes what happens to the request beyond leaving it to Envoy; it is counted.
+
+use core::time::Duration;
+
+use outrigger_policy::attempt::budget::Totals;
+use outrigger_policy::config::{self, Config};
+use outrigger_policy::engine::{AfterEnd, Attempt, Decision, Engine, Environment, Event};
+use outrigger_policy::metrics::Id;
+use outrigger_policy::outcome::ledger::StreamId;
+use outrigger_policy::rng::{Rng, SplitMix64};
+use outrigger_policy::state::breaker::Transition;
+use outrigger_policy::time::Instant;
+
+use crate::apply;
+use crate::head::HeadView;
+use crate::host::{Host, Level, Map, Outcome};
+use crate::metrics::{Defined, Metrics};
+use crate::poll::Poll;
+use crate::shared::{self, Seen};
+
+/// Time from one tick to the next: the age of what one worker knows of the others.
+pub const TICK_MS: u32 = 100;
+
+/// The same for a VM that has not seen a request yet; Envoy's main thread runs one that never will.
+pub const IDLE_TICK_MS: u32 = 1000;
+
+/// The longest body of a membership answer; Envoy's own limit for such a body.
+const BODY_MAX: usize = 32 << 20;
+
+/// One worker's plugin.
+#[derive(Debug)]
+pub struct Worker<H> {
+    host: H,
+    engine: Engine,
+    metrics: Metrics,
+    rng: SplitMix64,
+    seen: Seen,
+    poll: Poll,
+    /// Names this VM among those of the process.
+    owner: u64,
+    traffic: bool,
+    ticked: Instant,
+    host_failures: u64,
+    /// Why the last poll failed, if it did.
+    complaint: String,
+    /// The header value of the last request, for its memory.
+    value: Vec<u8>,
+}
+
+impl<H: Host> Worker<H> {
+    /// A worker that leaves everything to Envoy until it is configured. `defined`: the metrics
+    /// that this VM knows already.
+    pub fn new(host: H, defined: Defined, seed: u64) -> Self {
+        let mut rng = SplitMix64::new(seed);
+        Self {
+            host,
+            engine: Engine::new(Config::default(), 0),
+            metrics: Metrics::new(defined),
+            owner: rng.next_u64() | 1,
+            rng,
+            seen: Seen::default(),
+            poll: Poll::default(),
+            traffic: false,
+            ticked: Instant::ZERO,
+            host_failures: 0,
+            complaint: String::new(),
+            value: Vec::new(),
+        }
+    }
+
+    /// Reads the plugin's configuration. False: it was refused and nothing has changed.
+    pub fn on_configure(&mut self) -> bool {
+        let json = match self.host.configuration() {
+            Ok(json) => json,
+            Err(failure) => {
+                let message = format!("outrigger: configuration not readable: {failure:?}");
+                self.host.log(Level::Error, &message);
+                return false;
+            }
+        };
+        let config = match config::parse(&json) {
+            Ok(config) => config,
+            Err(error) => {
+                self.host.log(Level::Error, &format!("outrigger: configuration refused: {error}"));
+                self.engine.process_sums().count(Id::ConfigRejected);
+                self.flush();
+                return false;
+            }
+        };
+        self.engine = Engine::new(config, self.rng.next_u64());
+        self.metrics.forget_clusters();
+        self.seen = Seen::default();
+        self.ticked = self.host.now();
+        let prepared = shared::prepare(&self.host);
+        self.note(prepared);
+        self.sync();
+        self.set_tick_period();
+        true
+    }
+
+    fn set_tick_period(&mut self) {
+        let period_ms = if self.traffic { TICK_MS } else { IDLE_TICK_MS };
+        let ticking = self.host.set_tick_period(period_ms);
+        self.note(ticking);
+    }
+
+    /// The first request: from now on what the others know must not be old.
+    fn wake(&mut self) {
+        self.traffic = true;
+        self.ticked = self.host.now();
+        self.sync();
+        self.ask();
+        self.set_tick_period();
+    }
+
+    /// When the last tick was; the clock of everything that need not be exact.
+    pub const fn ticked(&self) -> Instant {
+        self.ticked
+    }
+
+    /// A request's headers have arrived. Returns the stream's name, if it was steered.
+    pub fn on_request(&mut self) -> Option<StreamId> {
+        if !self.traffic {
+            self.wake();
+        }
+        let bytes = match self.host.header_map(Map::Request) {
+            Ok(bytes) => bytes,
+            failed => {
+                self.note(failed);
+                let cleaned = apply::clean_unread(&self.host);
+                self.note(cleaned);
+                return None;
+            }
+        };
+        let head = HeadView::new(&bytes);
+        let cleaned = apply::clean(&self.host, &head);
+        let now = self.ticked;
+        let (engine, mut environment, rng) = self.split();
+        let decision = engine.on_request(&head, &mut environment, rng, now);
+        self.note(cleaned);
+        match decision {
+            Decision::Untouched => None,
+            Decision::Plan(plan) => {
+                let list = self.engine.list();
+                let steered = apply::steer(&self.host, &head, &plan, list, &mut self.value);
+                self.note(steered);
+                Some(plan.id)
+            }
+        }
+    }
+
+    /// A steered stream is over.
+    pub fn on_end(&mut self, id: StreamId) {
+        let now = self.ticked;
+        let (engine, mut environment, _) = self.split();
+        if engine.on_end(id, &mut environment, now) == AfterEnd::Booked {
+            return;
+        }
+        let status = self.number(b"response\0code");
+        let address = self.host.property(b"upstream\0address").unwrap_or_default();
+        let now = self.host.now();
+        let (engine, mut environment, _) = self.split();
+        engine.on_end_details(id, &address, status, &mut environment, now);
+    }
+
+    /// The access logger has an attempt to tell of.
+    pub fn on_attempt(&mut self) {
+        let flags = self.number(b"response\0flags");
+        let status = self.number(b"response\0code");
+        let request_id = self.host.header(Map::Request, b"x-request-id").unwrap_or_default();
+        let address = self.host.property(b"upstream\0address").unwrap_or_default();
+        let cluster = self.host.property(b"xds\0cluster_name").unwrap_or_default();
+        let now = self.host.now();
+        let attempt = Attempt {
+            request_id: &request_id,
+            cluster: &cluster,
+            address: &address,
+            flags,
+            status,
+        };
+        let (engine, mut environment, rng) = self.split();
+        let class = engine.on_attempt(&attempt, &mut environment, rng, now);
+        if class.nothing_was_sent() {
+            self.poll.hurry(now);
+        }
+        if class.is_failure() {
+            self.sync_state(now);
+            self.flush();
+            self.tell();
+        }
+    }
+
+    /// The time has come to look around.
+    pub fn on_tick(&mut self) {
+        self.ticked = self.host.now();
+        let now = self.ticked;
+        let (engine, mut environment, _) = self.split();
+        engine.on_tick(&mut environment, now);
+        let writes = self.metrics.shared_writes(&self.host);
+        if self.engine.is_dirty() || self.seen.must_look(writes) {
+            self.sync();
+        }
+        self.flush();
+        self.tell();
+        self.ask();
+    }
+
+    /// Our own call was answered, or failed when there is no header.
+    pub fn on_call_answered(&mut self, call: u32, headers: usize, body_size: usize) {
+        if !self.poll.is_answered_by(call) {
+            return;
+        }
+        let began = self.host.now();
+        let read = self.read_answer(headers, body_size);
+        let now = self.host.now();
+        self.poll.took(now.since(began), now);
+        match read {
+            Ok(true) => {
+                self.complaint.clear();
+                let published = self.seen.publish_membership(&self.host, &mut self.engine, now);
+                self.note(published);
+                self.host.log(Level::Info, "outrigger: membership changed");
+            }
+            Ok(false) => self.complaint.clear(),
+            Err(reason) => self.complain(reason),
+        }
+    }
+
+    /// Counts a poll that failed, and says why when that is news.
+    fn complain(&mut self, reason: String) {
+        self.engine.on_clusters_failure();
+        if reason != self.complaint {
+            let message = format!("outrigger: membership kept as it was: {reason}");
+            self.host.log(Level::Warn, &message);
+            self.complaint = reason;
+        }
+    }
+
+    fn read_answer(&mut self, headers: usize, body_size: usize) -> Result<bool, String> {
+        if headers == 0 {
+            return Err("the answer broke off".into());
+        }
+        let status = self.host.header(Map::CallResponse, b":status").unwrap_or_default();
+        if status != b"200" {
+            return Err(format!("status {}", String::from_utf8_lossy(&status)));
+        }
+        let body = self.host.call_body(body_size.min(BODY_MAX)).unwrap_or_default();
+        self.engine.on_clusters_answer(&body).map_err(|error| error.to_string())
+    }
+
+    /// Asks for the membership if it is due and this VM is the one to ask.
+    fn ask(&mut self) {
+        let Some(path) = self.engine.clusters_path() else { return };
+        let now = self.ticked;
+        if !self.poll.is_due(now) {
+            return;
+        }
+        let admin = self.engine.config().admin.clone();
+        let lease = Poll::lease(self.owner, self.traffic, admin.interval, now);
+        match shared::take_lease(&self.host, lease, now) {
+            Ok(true) => {}
+            Ok(false) => return,
+            failed => {
+                self.note(failed);
+                return;
+            }
+        }
+        let timeout_ms = u32::try_from(admin.timeout.as_millis()).unwrap_or(u32::MAX).max(1);
+        match self.host.call(&admin.cluster, &path, timeout_ms) {
+            Ok(call) => self.poll.sent(call, admin.timeout, admin.interval, now),
+            Err(failure) => {
+                self.poll.failed(admin.interval, now);
+                self.complain(format!(
+                    "no call to cluster {:?}: {failure:?}; is it in Envoy's static clusters?",
+                    admin.cluster
+                ));
+            }
+        }
+    }
+
+    fn sync(&mut self) {
+        let membership = self.seen.sync_membership(&self.host, &mut self.engine);
+        self.note(membership);
+        self.sync_state(self.ticked);
+    }
+
+    fn sync_state(&mut self, now: Instant) {
+        let synced = self.seen.sync_state(&self.host, &mut self.engine, now);
+        self.note(synced);
+    }
+
+    fn flush(&mut self) {
+        let failures = core::mem::take(&mut self.host_failures);
+        for _ in 0..failures.min(u64::from(TICK_MS)) {
+            self.engine.process_sums().count(Id::HostFailures);
+        }
+        let mut flushed = self.metrics.flush_process(&self.host, self.engine.process_sums());
+        for (index, name, sums) in self.engine.cluster_sums() {
+            flushed = flushed.and(self.metrics.flush_cluster(&self.host, index, name, sums));
+        }
+        self.note(flushed);
+    }
+
+    /// Tells the log what happened to breakers.
+    fn tell(&mut self) {
+        for Event { cluster, address, transition } in self.engine.take_events() {
+            let what = match transition {
+                Transition::Opened { open, cause } => {
+                    format!("out for {} ({})", rounded(open), cause.as_str())
+                }
+                Transition::Closed => "back".into(),
+            };
+            self.host.log(Level::Info, &format!("outrigger: {cluster} {address}: {what}"));
+        }
+    }
+
+    /// A property that is a number; 0 where there is none.
+    fn number(&self, path: &[u8]) -> u64 {
+        let bytes = self.host.property(path).unwrap_or_default();
+        bytes.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b))
+    }
+
+    fn note<T>(&mut self, result: Outcome<T>) {
+        if result.is_err() {
+            self.host_failures = self.host_failures.saturating_add(1);
+        }
+    }
+
+    /// The engine, and what its calls take beside their input.
+    fn split(&mut self) -> (&mut Engine, Asked<'_, H>, &mut SplitMix64) {
+        let asked = Asked {
+            host: &self.host,
+            metrics: &self.metrics,
+            owner: self.owner,
+            failures: &mut self.host_failures,
+        };
+        (&mut self.engine, asked, &mut self.rng)
+    }
+}
+
+fn rounded(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+/// What the engine may ask of the host.
+struct Asked<'a, H> {
+    host: &'a H,
+    metrics: &'a Metrics,
+    owner: u64,
+    failures: &'a mut u64,
+}
+
+impl<H: Host> Asked<'_, H> {
+    fn or_note<T>(&mut self, result: Outcome<T>) -> Option<T> {
+        if result.is_err() {
+            *self.failures = self.failures.saturating_add(1);
+        }
+        result.ok()
+    }
+}
+
+impl<H: Host> Environment for Asked<'_, H> {
+    fn cluster_name(&mut self, name: &mut Vec<u8>) -> bool {
+        let found = self.host.property(b"xds\0cluster_name").unwrap_or_default();
+        name.extend_from_slice(&found);
+        !found.is_empty()
+    }
+
+    fn source_address(&mut self, address: &mut Vec<u8>) -> bool {
+        let found = self.host.property(b"source\0address").unwrap_or_default();
+        address.extend_from_slice(&found);
+        !found.is_empty()
+    }
+
+    fn totals(&mut self, cluster: u32) -> Option<Totals> {
+        self.metrics.totals(self.host, cluster)
+    }
+
+    fn take_permit(&mut self, permit: u32, until: Instant, now: Instant) -> bool {
+        let taken = shared::take_permit(self.host, permit, self.owner, until, now);
+        self.or_note(taken).unwrap_or(false)
+    }
+
+    fn release_permit(&mut self, permit: u32, free_from: Instant) {
+        let released = shared::release_permit(self.host, permit, self.owner, free_from);
+        self.or_note(released);
+    }
+}
