@@ -7,8 +7,8 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use outrigger_policy::config::LbPolicy;
-use outrigger_policy::pick::{HashFunction, Member, Picker, RING_SIZE_MAX, Step};
+use outrigger_policy::config::{LbPolicy, TurnOrder};
+use outrigger_policy::pick::{HashFunction, Member, NoLoads, Picker, RING_SIZE_MAX, Step};
 use outrigger_policy::rng::SplitMix64;
 
 const ENDPOINTS: [u32; 4] = [10, 100, 1_000, 10_000];
@@ -18,14 +18,15 @@ const RING_HASH: LbPolicy = LbPolicy::RingHash {
     minimum_ring_size: 1024,
     maximum_ring_size: RING_SIZE_MAX,
     hash_function: HashFunction::XxHash,
+    hash_balance_factor: 0,
 };
 
-const MAGLEV: LbPolicy = LbPolicy::Maglev { table_size: 65_537 };
+const MAGLEV: LbPolicy = LbPolicy::Maglev { table_size: 65_537, hash_balance_factor: 0 };
 
 /// Name in reports, policy, and the number of different weights among the endpoints.
 const POLICIES: [(&str, LbPolicy, u32); 4] = [
-    ("round_robin", LbPolicy::RoundRobin, 1),
-    ("round_robin_weighted", LbPolicy::RoundRobin, 5),
+    ("round_robin", LbPolicy::RoundRobin { order: TurnOrder::Edf }, 1),
+    ("round_robin_weighted", LbPolicy::RoundRobin { order: TurnOrder::Edf }, 5),
     ("ring_hash", RING_HASH, 1),
     ("maglev", MAGLEV, 1),
 ];
@@ -43,7 +44,7 @@ fn members(keys: &[String], weights: u32) -> Vec<Member<'_>> {
 /// The sum of three candidates' indices.
 fn pick(picker: &mut Picker, hash: u64, rng: &mut SplitMix64) -> u32 {
     let (mut sum, mut taken) = (0, 0);
-    picker.walk(Some(hash), rng, |member| {
+    picker.walk(Some(hash), rng, &mut NoLoads, |member| {
         sum += member;
         taken += 1;
         if taken == CANDIDATES { Step::Stop } else { Step::Take }

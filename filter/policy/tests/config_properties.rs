@@ -116,14 +116,15 @@ fn written(config: &Config) -> Value {
                     "address": host.address, "weight": host.weight, "priority": host.priority
                 })).collect::<Vec<_>>()}},
                 "lb_policy": match cluster.settings.lb_policy {
-                    config::LbPolicy::RoundRobin => json!({"round_robin": {}}),
+                    config::LbPolicy::RoundRobin { .. } => json!({"round_robin": {}}),
                     config::LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, .. } =>
                         json!({"ring_hash": {
                             "minimum_ring_size": minimum_ring_size,
                             "maximum_ring_size": maximum_ring_size
                         }}),
-                    config::LbPolicy::Maglev { table_size } =>
+                    config::LbPolicy::Maglev { table_size, .. } =>
                         json!({"maglev": {"table_size": table_size}}),
+                    other => panic!("not generated here: {other:?}"),
                 },
                 "circuit_breaker": {
                     "consecutive_failures": breaker.consecutive_failures,

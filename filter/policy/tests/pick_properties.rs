@@ -4,25 +4,31 @@
 #![cfg(not(target_arch = "wasm32"))]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use outrigger_policy::config::LbPolicy;
+use outrigger_policy::config::{LbPolicy, TurnOrder};
 use outrigger_policy::hash::xxh64;
-use outrigger_policy::pick::{HashFunction, Member, Picker, RING_SIZE_MAX, Step};
+use outrigger_policy::pick::{HashFunction, Member, NoLoads, Picker, RING_SIZE_MAX, Step};
 use outrigger_policy::rng::SplitMix64;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
-const MAGLEV: LbPolicy = LbPolicy::Maglev { table_size: 65_537 };
+const MAGLEV: LbPolicy = LbPolicy::Maglev { table_size: 65_537, hash_balance_factor: 0 };
 
 const fn ring(minimum_ring_size: u64, hash_function: HashFunction) -> LbPolicy {
-    LbPolicy::RingHash { minimum_ring_size, maximum_ring_size: RING_SIZE_MAX, hash_function }
+    LbPolicy::RingHash {
+        minimum_ring_size,
+        maximum_ring_size: RING_SIZE_MAX,
+        hash_function,
+        hash_balance_factor: 0,
+    }
 }
 
 fn any_spec() -> impl Strategy<Value = LbPolicy> {
     prop_oneof![
-        Just(LbPolicy::RoundRobin),
+        Just(LbPolicy::RoundRobin { order: TurnOrder::Edf }),
         (1_u64..3000).prop_map(|size| ring(size, HashFunction::XxHash)),
         (1_u64..3000).prop_map(|size| ring(size, HashFunction::MurmurHash2)),
-        (1_u64..5000).prop_map(|table_size| LbPolicy::Maglev { table_size }),
+        (1_u64..5000)
+            .prop_map(|table_size| LbPolicy::Maglev { table_size, hash_balance_factor: 0 }),
     ]
 }
 
@@ -44,7 +50,7 @@ fn without<T: Clone>(list: &[T], index: usize) -> Vec<T> {
 /// All candidates, in order, as the caller answers `step` to each.
 fn candidates(picker: &mut Picker, hash: u64, step: Step) -> Vec<usize> {
     let mut candidates = Vec::new();
-    picker.walk(Some(hash), &mut SplitMix64::new(hash), |member| {
+    picker.walk(Some(hash), &mut SplitMix64::new(hash), &mut NoLoads, |member| {
         candidates.push(member as usize);
         step
     });
@@ -54,7 +60,7 @@ fn candidates(picker: &mut Picker, hash: u64, step: Step) -> Vec<usize> {
 /// The first candidate that is not held out.
 fn admitted(picker: &mut Picker, hash: u64, is_held_out: impl Fn(usize) -> bool) -> usize {
     let mut admitted = None;
-    picker.walk(Some(hash), &mut SplitMix64::new(hash), |member| {
+    picker.walk(Some(hash), &mut SplitMix64::new(hash), &mut NoLoads, |member| {
         if is_held_out(member as usize) {
             return Step::Skip;
         }
@@ -94,7 +100,7 @@ proptest! {
         let mut picker = Picker::build(&spec, &members(&keys, &weights), seed);
         for (hash, answers) in walks {
             let mut offered = Vec::new();
-            picker.walk(Some(hash), &mut SplitMix64::new(seed), |member| {
+            picker.walk(Some(hash), &mut SplitMix64::new(seed), &mut NoLoads, |member| {
                 offered.push(member);
                 if answers >> (member % 64) & 1 == 0 { Step::Skip } else { Step::Take }
             });
@@ -114,7 +120,7 @@ proptest! {
         let mut picker = Picker::build(&spec, &members(&keys, &weights), hash);
         for hash in [hash, !hash, 0] {
             let mut offered = 0;
-            picker.walk(Some(hash), &mut SplitMix64::new(hash), |_| {
+            picker.walk(Some(hash), &mut SplitMix64::new(hash), &mut NoLoads, |_| {
                 offered += 1;
                 if offered == enough { Step::Stop } else { Step::Take }
             });
@@ -224,7 +230,7 @@ proptest! {
     ) {
         let keys = keys(weights.len());
         let held_out = held_out.index(weights.len());
-        let mut picker = Picker::build(&LbPolicy::RoundRobin, &members(&keys, &weights), seed);
+        let mut picker = Picker::build(&LbPolicy::RoundRobin { order: TurnOrder::Edf }, &members(&keys, &weights), seed);
         for out in [None, Some(held_out), None] {
             let weight = |member: usize| if out == Some(member) { 0 } else { weights[member] };
             let round: u32 = (0..weights.len()).map(weight).sum();

@@ -7,9 +7,9 @@
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-use outrigger_policy::config::LbPolicy;
+use outrigger_policy::config::{LbPolicy, TurnOrder};
 use outrigger_policy::hash::{MURMUR2_SEED, header_values_hash, murmur2_64a, xxh64};
-use outrigger_policy::pick::{HashFunction, Member, Picker, RING_SIZE_MAX, Step};
+use outrigger_policy::pick::{HashFunction, Member, NoLoads, Picker, RING_SIZE_MAX, Step};
 use outrigger_policy::rng::SplitMix64;
 use serde_json::Value;
 
@@ -50,7 +50,7 @@ fn members<'a>(keys: &[&'a str], weights: &[u32]) -> Vec<Member<'a>> {
 /// All candidates for `hash`, in order.
 fn candidates(picker: &mut Picker, hash: Option<u64>) -> Vec<u32> {
     let mut candidates = Vec::new();
-    picker.walk(hash, &mut SplitMix64::new(0), |member| {
+    picker.walk(hash, &mut SplitMix64::new(0), &mut NoLoads, |member| {
         candidates.push(member);
         Step::Take
     });
@@ -60,7 +60,7 @@ fn candidates(picker: &mut Picker, hash: Option<u64>) -> Vec<u32> {
 /// The next turn, with the first candidate admitted.
 fn turn(picker: &mut Picker) -> u32 {
     let mut turn = None;
-    picker.walk(None, &mut SplitMix64::new(0), |member| {
+    picker.walk(None, &mut SplitMix64::new(0), &mut NoLoads, |member| {
         turn = Some(member);
         Step::Stop
     });
@@ -115,7 +115,8 @@ fn maglev_tables_are_envoys() {
             // One host per locality and equal locality weights: each host has the same share.
             weights.fill(1);
         }
-        let spec = LbPolicy::Maglev { table_size: case["M"].as_u64().unwrap() };
+        let spec =
+            LbPolicy::Maglev { table_size: case["M"].as_u64().unwrap(), hash_balance_factor: 0 };
         let Picker::Maglev(table) = Picker::build(&spec, &members(&keys, &weights), 0) else {
             unreachable!("the spec is maglev");
         };
@@ -126,7 +127,7 @@ fn maglev_tables_are_envoys() {
         assert_eq!(counts.iter().max(), Some(&u32_of(&case["max"])));
     }
     for size in list(&file["single"]["M"]) {
-        let spec = LbPolicy::Maglev { table_size: size.as_u64().unwrap() };
+        let spec = LbPolicy::Maglev { table_size: size.as_u64().unwrap(), hash_balance_factor: 0 };
         let keys = texts(&file["single"]["keys"]);
         for weight in [1, 7] {
             let Picker::Maglev(table) = Picker::build(&spec, &members(&keys, &[weight]), 0) else {
@@ -143,7 +144,7 @@ fn maglev_candidates_follow_envoys_rule_for_retries() {
     let (case, retry) = (&file["cases"][0], &file["retry"]);
     assert_eq!(case["name"], retry["on"]);
     let members = members(&texts(&case["keys"]), &u32s(&case["weights"]));
-    let spec = LbPolicy::Maglev { table_size: case["M"].as_u64().unwrap() };
+    let spec = LbPolicy::Maglev { table_size: case["M"].as_u64().unwrap(), hash_balance_factor: 0 };
     let mut picker = Picker::build(&spec, &members, 0);
     let order = candidates(&mut picker, retry["hash"].as_u64());
     let expect = &retry["expect"];
@@ -174,6 +175,7 @@ fn ring(case: &Value) -> Picker {
         minimum_ring_size: case["min"].as_u64().unwrap(),
         maximum_ring_size: case["max"].as_u64().unwrap_or(RING_SIZE_MAX),
         hash_function,
+        hash_balance_factor: 0,
     };
     Picker::build(&spec, &members(&keys, &ring_weights(case, keys.len())), 0)
 }
@@ -257,7 +259,7 @@ fn any_keys(n: usize) -> Vec<String> {
 fn round_robin(weights: &[u32], seed: u64) -> Picker {
     let keys = any_keys(weights.len());
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    Picker::build(&LbPolicy::RoundRobin, &members(&keys, weights), seed)
+    Picker::build(&LbPolicy::RoundRobin { order: TurnOrder::Edf }, &members(&keys, weights), seed)
 }
 
 #[test]

@@ -7,7 +7,7 @@
 
 pub mod budget;
 
-use crate::pick::{Picker, Step};
+use crate::pick::{NoLoads, Picker, Step};
 use crate::rng::Rng;
 use crate::state::Table;
 use crate::time::Instant;
@@ -57,7 +57,7 @@ impl Candidates {
     ) {
         let mut closed = self.has_healthy(table);
         let mut spare = None;
-        picker.walk(key, rng, |place| {
+        picker.walk(key, rng, &mut NoLoads, |place| {
             let Some(&index) = members.get(place as usize) else { return Step::Skip };
             let Some(row) = table.row(index) else { return Step::Skip };
             if !row.is_admitted() {

@@ -120,6 +120,8 @@ pub struct StaticEndpoint {
     pub priority: u32,
     /// Where it runs.
     pub locality: Locality,
+    /// What subsets are chosen by, as Envoy's `envoy.lb` metadata; keys are unique and sorted.
+    pub metadata: Vec<(String, String)>,
 }
 
 /// Where an endpoint runs; an empty part is unknown.
@@ -145,25 +147,61 @@ pub struct Locality {
 }
 
 /// Everything that can be set per cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterSettings {
     /// How endpoints are ordered.
     pub lb_policy: LbPolicy,
     /// What is hashed, in order; used by the hashing policies only. Empty: nothing, so that a
     /// hashing policy spreads its requests at random, as Envoy's does.
     pub hash_policy: Vec<HashPolicy>,
+    /// How an endpoint that is new or has come back is brought up to its share; `None`: at once.
+    pub slow_start: Option<SlowStart>,
+    /// Weights from the endpoints' own load reports; `None`: those of the membership.
+    pub orca_weights: Option<OrcaWeights>,
+    /// How much a priority may be overloaded before the next one helps, in percent of its load.
+    pub overprovisioning_factor: u32,
+    /// Prefer endpoints of this proxy's own zone; `None`: all zones alike.
+    pub zone_aware: Option<ZoneAware>,
+    /// Which endpoints serve which requests; `None`: all serve all.
+    pub subsets: Option<Subsets>,
+    /// Use a part of a large cluster only; `None`: all of it.
+    pub random_subsetting: Option<RandomSubsetting>,
+    /// Sticky sessions by a cookie; `None`: none.
+    pub session: Option<Session>,
     /// When an endpoint is taken out, and for how long.
     pub circuit_breaker: CircuitBreaker,
     /// How many attempts a request may have.
     pub retry: Retry,
 }
 
-/// How endpoints are ordered; Envoy's names, defaults and tables.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// How endpoints are ordered; Envoy's names, defaults and tables where Envoy has the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LbPolicy {
     /// Weighted round robin.
-    #[default]
-    RoundRobin,
+    RoundRobin {
+        /// The order of turns.
+        order: TurnOrder,
+    },
+    /// Weighted random.
+    Random,
+    /// The fewest requests in flight among a few drawn at random, or among all.
+    LeastRequest {
+        /// How many are drawn.
+        choice_count: u32,
+        /// How strongly requests in flight count where weights differ, in thousandths.
+        active_request_bias_milli: u32,
+        /// Look at all instead of drawing.
+        full_scan: bool,
+    },
+    /// The least cost by peak-sensitive latency and requests in flight, among a few drawn.
+    PeakEwma {
+        /// How many are drawn.
+        choice_count: u32,
+        /// Time in which an old latency loses 63 % of its say.
+        decay_time: Duration,
+        /// Latency of an endpoint without history.
+        default_rtt: Duration,
+    },
     /// Ketama consistent hashing.
     RingHash {
         /// The ring has at least so many entries.
@@ -172,12 +210,126 @@ pub enum LbPolicy {
         maximum_ring_size: u64,
         /// The hash of the ring's entries.
         hash_function: HashFunction,
+        /// An endpoint takes at most this share of the mean load, in percent; 0: any.
+        hash_balance_factor: u32,
     },
     /// Maglev consistent hashing.
     Maglev {
         /// Entries in the table; a prime.
         table_size: u64,
+        /// An endpoint takes at most this share of the mean load, in percent; 0: any.
+        hash_balance_factor: u32,
     },
+    /// Weighted rendezvous hashing over a table of slots.
+    Rendezvous {
+        /// Slots that keys fall into.
+        table_size: u64,
+        /// An endpoint takes at most this share of the mean load, in percent; 0: any.
+        hash_balance_factor: u32,
+    },
+}
+
+impl Default for LbPolicy {
+    fn default() -> Self {
+        Self::RoundRobin { order: TurnOrder::Edf }
+    }
+}
+
+/// The order of turns in weighted round robin.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TurnOrder {
+    /// Earliest deadline first, as Envoy.
+    #[default]
+    Edf,
+    /// The largest current weight first, as nginx.
+    Smooth,
+}
+
+/// How an endpoint that is new or has come back is brought up to its share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlowStart {
+    /// Time until it has its full share.
+    pub window: Duration,
+    /// Exponent of the curve in thousandths: 1000 is a straight line, more begins faster.
+    pub aggression_milli: u32,
+    /// The share that it has at once, in percent.
+    pub min_weight_percent: u32,
+}
+
+/// Weights from load reports by gRFC A58.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrcaWeights {
+    /// Reports count only after an endpoint has sent them for this long.
+    pub blackout_period: Duration,
+    /// An endpoint without a report for this long has no weight of its own any more.
+    pub weight_expiration_period: Duration,
+    /// Time from one computation of the weights to the next.
+    pub weight_update_period: Duration,
+    /// How much errors count against an endpoint, in thousandths.
+    pub error_utilization_penalty_milli: u32,
+}
+
+/// Prefer endpoints of this proxy's own zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZoneAware {
+    /// The cluster that this proxy's own service is in: its endpoints per zone are where requests
+    /// come from.
+    pub local_cluster: String,
+    /// This proxy's zone; empty: as Envoy's `node.locality.zone` says.
+    pub local_zone: String,
+    /// Share of requests that zones matter for, in percent.
+    pub routing_enabled_percent: u32,
+    /// Below so many endpoints zones do not matter.
+    pub min_cluster_size: u32,
+}
+
+/// Which endpoints serve which requests, by endpoint metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subsets {
+    /// Metadata keys, each with the request header (lower case) whose value it must have.
+    pub selectors: Vec<(String, String)>,
+    /// What serves a request whose headers select no endpoint.
+    pub fallback: SubsetFallback,
+}
+
+/// What serves a request whose headers select no endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SubsetFallback {
+    /// Any endpoint.
+    #[default]
+    AnyEndpoint,
+    /// Nothing is steered: Envoy's own subset configuration decides.
+    NoFallback,
+}
+
+/// Use a part of a large cluster only (gRFC A68).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RandomSubsetting {
+    /// Endpoints used of each priority.
+    pub subset_size: u32,
+}
+
+/// Sticky sessions by a cookie.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The cookie's name.
+    pub cookie_name: String,
+    /// The cookie's path.
+    pub cookie_path: String,
+    /// The cookie's life; zero: as long as the browser runs.
+    pub ttl: Duration,
+    /// What tokens are made with; the same in every proxy.
+    pub secret: String,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("cookie_name", &self.cookie_name)
+            .field("cookie_path", &self.cookie_path)
+            .field("ttl", &self.ttl)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One part of what is hashed.
@@ -192,14 +344,38 @@ pub struct HashPolicy {
 /// Where hashed bytes come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HashSource {
-    /// A request header, its name in lower case; pseudo-headers such as `:authority` included.
-    Header(String),
-    /// A cookie, its name as written.
-    Cookie(String),
+    /// A request header.
+    Header {
+        /// Its name in lower case; pseudo-headers such as `:authority` included.
+        name: String,
+        /// What is done to each value before it is hashed.
+        rewrite: Option<Rewrite>,
+    },
+    /// A cookie.
+    Cookie {
+        /// Its name as written.
+        name: String,
+        /// The life of a cookie that is generated where there is none; zero: as long as the
+        /// browser runs. `None`: none is generated.
+        ttl: Option<Duration>,
+        /// The path of a generated cookie; empty: none is sent.
+        path: String,
+    },
     /// The IP address of the downstream, without its port.
     SourceIp,
     /// The path without its query.
     Path,
+    /// The first value of a query parameter, its name as written.
+    QueryParameter(String),
+}
+
+/// Every match of a pattern is replaced, as in Envoy's `RegexMatchAndSubstitute`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewrite {
+    /// An RE2 pattern.
+    pub pattern: String,
+    /// What replaces a match; `\\1` is the first group, `\\0` all of it.
+    pub substitution: String,
 }
 
 /// When an endpoint is taken out, and for how long.

@@ -5,7 +5,10 @@
 
 use core::time::Duration;
 
-use super::{AdminSource, Budget, CircuitBreaker, HashFunction, LbPolicy, Retry, SuccessRate};
+use super::{
+    AdminSource, Budget, CircuitBreaker, ClusterSettings, HashFunction, LbPolicy, Retry,
+    SuccessRate,
+};
 
 /// One field of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -282,6 +285,7 @@ pub(super) const RING_HASH: LbPolicy = LbPolicy::RingHash {
     minimum_ring_size: 1024,
     maximum_ring_size: 8_388_608,
     hash_function: HashFunction::XxHash,
+    hash_balance_factor: 0,
 };
 /// Table size when `maglev` does not say.
 pub(super) const TABLE_SIZE: u64 = 65_537;
@@ -289,6 +293,24 @@ pub(super) const TABLE_SIZE: u64 = 65_537;
 pub(super) const WEIGHT: u32 = 1;
 /// Methods that RFC 9110, section 9.2.2, calls idempotent; `CONNECT` is not among them.
 const IDEMPOTENT_METHODS: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self {
+            lb_policy: LbPolicy::default(),
+            hash_policy: Vec::new(),
+            slow_start: None,
+            orca_weights: None,
+            overprovisioning_factor: 140,
+            zone_aware: None,
+            subsets: None,
+            random_subsetting: None,
+            session: None,
+            circuit_breaker: CircuitBreaker::default(),
+            retry: Retry::default(),
+        }
+    }
+}
 
 impl Default for AdminSource {
     fn default() -> Self {

@@ -42,13 +42,14 @@ fn lb_policy(at: &Cursor<'_>) -> Result<LbPolicy, ConfigError> {
     match kind {
         "ring_hash" => ring_hash(&policy),
         "maglev" => maglev(&policy),
-        _ => policy.object(&[]).map(|_| LbPolicy::RoundRobin),
+        _ => policy.object(&[]).map(|_| LbPolicy::default()),
     }
 }
 
 fn ring_hash(at: &Cursor<'_>) -> Result<LbPolicy, ConfigError> {
     let mut policy = raw::RING_HASH;
-    let LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash_function } = &mut policy
+    let LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash_function, .. } =
+        &mut policy
     else {
         return Ok(policy);
     };
@@ -76,11 +77,11 @@ fn ring_hash(at: &Cursor<'_>) -> Result<LbPolicy, ConfigError> {
 fn maglev(at: &Cursor<'_>) -> Result<LbPolicy, ConfigError> {
     let table = at.object(&["table_size"])?;
     let Some(at) = table.get("table_size") else {
-        return Ok(LbPolicy::Maglev { table_size: raw::TABLE_SIZE });
+        return Ok(LbPolicy::Maglev { table_size: raw::TABLE_SIZE, hash_balance_factor: 0 });
     };
     let table_size = at.whole(&limits::TABLE_SIZE)?;
     if is_prime(table_size) {
-        return Ok(LbPolicy::Maglev { table_size });
+        return Ok(LbPolicy::Maglev { table_size, hash_balance_factor: 0 });
     }
     let next = (table_size..=*limits::TABLE_SIZE.end()).find(|n| is_prime(*n)).unwrap_or_default();
     Err(at.error(&format!("must be a prime, got {table_size}: the next prime is {next}")))
@@ -101,10 +102,14 @@ fn hash_policy(at: &Cursor<'_>) -> Result<HashPolicy, ConfigError> {
     let item = at.object(&["header", "cookie", "connection_properties", "path", "terminal"])?;
     let (kind, source) = item.one_of(&KINDS)?;
     let source = match kind {
-        "header" => HashSource::Header(header_name(&source)?),
+        "header" => HashSource::Header { name: header_name(&source)?, rewrite: None },
         "cookie" => {
             let cookie = source.object(&["name"])?;
-            HashSource::Cookie(token(&cookie.required("name")?, &limits::NAME_BYTES)?.into())
+            HashSource::Cookie {
+                name: token(&cookie.required("name")?, &limits::NAME_BYTES)?.into(),
+                ttl: None,
+                path: String::new(),
+            }
         }
         "connection_properties" => {
             let properties = source.object(&["source_ip"])?;

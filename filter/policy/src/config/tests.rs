@@ -84,7 +84,7 @@ fn an_empty_configuration_is_the_defaults_and_so_is_none_at_all() {
     assert_eq!(ok(""), config);
     assert_eq!(ok(" \r\n\t"), config);
     assert_eq!(config.admin.cluster, "outrigger_admin");
-    assert_eq!(config.defaults.lb_policy, LbPolicy::RoundRobin);
+    assert_eq!(config.defaults.lb_policy, LbPolicy::RoundRobin { order: TurnOrder::Edf });
     assert_eq!(config.settings("any"), &config.defaults);
     assert!(config.cluster("any").is_none());
 }
@@ -112,6 +112,7 @@ fn every_field_of_the_baseline_arrives() {
             weight: 2,
             priority: 0,
             locality: Locality { region: "r".into(), zone: "z".into(), sub_zone: "s".into() },
+            metadata: Vec::new(),
         }
     );
     let source = |source, terminal| HashPolicy { source, terminal };
@@ -122,10 +123,14 @@ fn every_field_of_the_baseline_arrives() {
                 minimum_ring_size: 64,
                 maximum_ring_size: 128,
                 hash_function: HashFunction::MurmurHash2,
+                hash_balance_factor: 0,
             },
             hash_policy: vec![
-                source(HashSource::Header("x-key".into()), true),
-                source(HashSource::Cookie("sid".into()), false),
+                source(HashSource::Header { name: "x-key".into(), rewrite: None }, true),
+                source(
+                    HashSource::Cookie { name: "sid".into(), ttl: None, path: String::new() },
+                    false
+                ),
                 source(HashSource::SourceIp, false),
                 source(HashSource::Path, false),
             ],
@@ -152,6 +157,7 @@ fn every_field_of_the_baseline_arrives() {
                     interval: Duration::from_secs(5),
                 },
             },
+            ..ClusterSettings::default()
         }
     );
 }
@@ -175,7 +181,7 @@ fn a_cluster_merges_over_the_defaults_field_by_field() {
     }"#);
     assert_eq!(config.settings("plain"), &config.defaults);
     let own = config.settings("own");
-    assert_eq!(own.lb_policy, LbPolicy::Maglev { table_size: 251 });
+    assert_eq!(own.lb_policy, LbPolicy::Maglev { table_size: 251, hash_balance_factor: 0 });
     assert_eq!(own.hash_policy, []);
     assert_eq!(own.circuit_breaker.consecutive_failures, 7);
     assert_eq!(own.circuit_breaker.success_rate.minimum_requests, 9);

@@ -202,8 +202,13 @@ fn endpoint(
             shown(&address)
         )));
     }
-    let mut endpoint =
-        StaticEndpoint { address, weight: raw::WEIGHT, priority: 0, locality: Locality::default() };
+    let mut endpoint = StaticEndpoint {
+        address,
+        weight: raw::WEIGHT,
+        priority: 0,
+        locality: Locality::default(),
+        metadata: Vec::new(),
+    };
     if let Some(at) = block.get("weight") {
         endpoint.weight = at.whole_u32(&limits::WEIGHT)?;
     }

@@ -74,13 +74,13 @@ fn part_of(
     environment: &mut impl Environment,
 ) -> Option<u64> {
     match source {
-        HashSource::Header(name) => match name.as_bytes() {
+        HashSource::Header { name, .. } => match name.as_bytes() {
             b":path" => some_hash(head.path()),
             b":authority" => some_hash(head.authority()),
             b":method" => some_hash(head.method()),
             name => header_hash(name, head),
         },
-        HashSource::Cookie(name) => cookie(name.as_bytes(), head).map(hash::bytes_hash),
+        HashSource::Cookie { name, .. } => cookie(name.as_bytes(), head).map(hash::bytes_hash),
         HashSource::SourceIp => {
             let mut address = Vec::new();
             environment
@@ -91,6 +91,7 @@ fn part_of(
             let path = head.path();
             some_hash(path.split(|&b| b == b'?').next().unwrap_or(path))
         }
+        HashSource::QueryParameter(_) => None,
     }
 }
 

@@ -48,11 +48,40 @@ pub struct Member<'a> {
     pub weight: u32,
 }
 
+/// What a policy asks about the members while it walks; the answers hold for the whole process.
+pub trait Loads {
+    /// Requests in flight at the member.
+    fn active(&mut self, member: u32) -> u32;
+    /// Requests in flight at all members.
+    fn active_total(&mut self) -> u64;
+    /// What one more request costs at the member, in any unit that is the same for all of them;
+    /// never NaN.
+    fn cost(&mut self, member: u32) -> f64;
+}
+
+/// Nothing is in flight and nothing costs anything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoLoads;
+
+impl Loads for NoLoads {
+    fn active(&mut self, _: u32) -> u32 {
+        0
+    }
+    fn active_total(&mut self) -> u64 {
+        0
+    }
+    fn cost(&mut self, _: u32) -> f64 {
+        0.0
+    }
+}
+
 /// What the caller of a walk does with the member it was offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Not admitted; offer the next one.
     Skip,
+    /// Admitted, but not this time; offer the next one. It has had its turn, and keeps the next.
+    Pass,
     /// Admitted; offer another one.
     Take,
     /// Admitted or not, the caller has enough.
@@ -81,8 +110,12 @@ impl Picker {
     pub fn build(policy: &LbPolicy, members: &[Member<'_>], seed: u64) -> Self {
         let members = members.get(..MEMBERS_MAX).unwrap_or(members);
         match *policy {
-            LbPolicy::RoundRobin => Self::RoundRobin(RoundRobin::build(members, seed)),
-            LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash_function } => {
+            LbPolicy::RoundRobin { .. }
+            | LbPolicy::Random
+            | LbPolicy::LeastRequest { .. }
+            | LbPolicy::PeakEwma { .. }
+            | LbPolicy::Rendezvous { .. } => Self::RoundRobin(RoundRobin::build(members, seed)),
+            LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash_function, .. } => {
                 Self::RingHash(RingHash::build(
                     minimum_ring_size,
                     maximum_ring_size,
@@ -90,7 +123,7 @@ impl Picker {
                     members,
                 ))
             }
-            LbPolicy::Maglev { table_size } => Self::Maglev(Maglev::build(table_size, members)),
+            LbPolicy::Maglev { table_size, .. } => Self::Maglev(Maglev::build(table_size, members)),
         }
     }
 
@@ -103,8 +136,10 @@ impl Picker {
         &mut self,
         hash: Option<u64>,
         rng: &mut impl Rng,
+        loads: &mut impl Loads,
         mut visit: impl FnMut(u32) -> Step,
     ) {
+        let _ = loads.active_total();
         match self {
             Self::RoundRobin(policy) => policy.walk(rng, &mut visit),
             Self::RingHash(policy) => {

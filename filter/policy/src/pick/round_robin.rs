@@ -103,7 +103,7 @@ fn rotate(next: &mut u32, seen: &mut Seen, visit: &mut impl FnMut(u32) -> Step) 
         *next = if member + 1 < members { member + 1 } else { 0 };
         seen.mark(member);
         match visit(member) {
-            Step::Skip => {}
+            Step::Skip | Step::Pass => {}
             Step::Take => return Turn::Backups,
             Step::Stop => return Turn::Over,
         }
@@ -218,7 +218,7 @@ impl Schedule {
             seen.mark(first.member);
             self.now = first.deadline;
             let step = visit(first.member);
-            if step == Step::Skip {
+            if step == Step::Skip || step == Step::Pass {
                 let Entry { member, weight, .. } = PeekMut::pop(first);
                 let until_walk = self.walks.saturating_add(u64::from(seen.members()));
                 self.paused.push_back(Paused { member, weight, until_walk });

@@ -4,21 +4,24 @@
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
+use crate::config::TurnOrder;
 use crate::rng::SplitMix64;
 
 const SPECS: [LbPolicy; 4] = [
-    LbPolicy::RoundRobin,
+    LbPolicy::RoundRobin { order: TurnOrder::Edf },
     LbPolicy::RingHash {
         minimum_ring_size: 1024,
         maximum_ring_size: RING_SIZE_MAX,
         hash_function: HashFunction::XxHash,
+        hash_balance_factor: 0,
     },
     LbPolicy::RingHash {
         minimum_ring_size: 1024,
         maximum_ring_size: RING_SIZE_MAX,
         hash_function: HashFunction::MurmurHash2,
+        hash_balance_factor: 0,
     },
-    LbPolicy::Maglev { table_size: 65_537 },
+    LbPolicy::Maglev { table_size: 65_537, hash_balance_factor: 0 },
 ];
 
 fn keys(n: u32) -> Vec<String> {
@@ -32,7 +35,7 @@ fn members<'a>(keys: &'a [String], weight: impl Fn(u32) -> u32) -> Vec<Member<'a
 /// Every member that a walk offers when the caller answers `step` to all of them.
 fn offered(picker: &mut Picker, hash: Option<u64>, rng: &mut SplitMix64, step: Step) -> Vec<u32> {
     let mut offered = Vec::new();
-    picker.walk(hash, rng, |member| {
+    picker.walk(hash, rng, &mut NoLoads, |member| {
         offered.push(member);
         step
     });
@@ -42,7 +45,7 @@ fn offered(picker: &mut Picker, hash: Option<u64>, rng: &mut SplitMix64, step: S
 /// The first member that is not held out.
 fn first(picker: &mut Picker, rng: &mut SplitMix64, held_out: &[u32]) -> u32 {
     let mut first = None;
-    picker.walk(None, rng, |member| {
+    picker.walk(None, rng, &mut NoLoads, |member| {
         if held_out.contains(&member) {
             return Step::Skip;
         }
@@ -87,17 +90,19 @@ fn limits_clamp_and_members_without_a_point_or_slot_come_last() {
     let members = members(&keys, |_| 1);
     let mut rng = SplitMix64::new(5);
     let tiny = [
-        LbPolicy::Maglev { table_size: 0 },
-        LbPolicy::Maglev { table_size: 7 },
+        LbPolicy::Maglev { table_size: 0, hash_balance_factor: 0 },
+        LbPolicy::Maglev { table_size: 7, hash_balance_factor: 0 },
         LbPolicy::RingHash {
             minimum_ring_size: u64::MAX,
             maximum_ring_size: 0,
             hash_function: HashFunction::XxHash,
+            hash_balance_factor: 0,
         },
         LbPolicy::RingHash {
             minimum_ring_size: 3,
             maximum_ring_size: 3,
             hash_function: HashFunction::XxHash,
+            hash_balance_factor: 0,
         },
     ];
     for spec in tiny {
@@ -144,8 +149,16 @@ fn without_a_hash_the_hashing_policies_spread_by_weight() {
 fn backups_use_up_no_turns_and_are_spread_evenly() {
     let keys = keys(5);
     for weight in [|_| 1, |i| 1 + i % 2] {
-        let mut with = Picker::build(&LbPolicy::RoundRobin, &members(&keys, weight), 0);
-        let mut without = Picker::build(&LbPolicy::RoundRobin, &members(&keys, weight), 0);
+        let mut with = Picker::build(
+            &LbPolicy::RoundRobin { order: TurnOrder::Edf },
+            &members(&keys, weight),
+            0,
+        );
+        let mut without = Picker::build(
+            &LbPolicy::RoundRobin { order: TurnOrder::Edf },
+            &members(&keys, weight),
+            0,
+        );
         let mut rng = SplitMix64::new(9);
         let mut second = [[0_u32; 5]; 5];
         for _ in 0..35_000 {
@@ -169,7 +182,7 @@ fn turns_stay_in_proportion_while_members_are_held_out_and_after() {
     let weights = [1, 1000, 2, 3, 500, 4];
     let mut rng = SplitMix64::new(10);
     let members = members(&keys, |i| weights[i as usize]);
-    let mut picker = Picker::build(&LbPolicy::RoundRobin, &members, 11);
+    let mut picker = Picker::build(&LbPolicy::RoundRobin { order: TurnOrder::Edf }, &members, 11);
     let mut shares = |held_out: &[u32], turns: u32| {
         let mut counts = [0_u32; 6];
         for _ in 0..turns {
@@ -191,11 +204,11 @@ fn turns_stay_in_proportion_while_members_are_held_out_and_after() {
 fn a_heavy_member_that_is_held_out_is_not_asked_in_every_walk() {
     let keys = keys(5);
     let members = members(&keys, |i| if i == 0 { 1_000_000 } else { 1 });
-    let mut picker = Picker::build(&LbPolicy::RoundRobin, &members, 0);
+    let mut picker = Picker::build(&LbPolicy::RoundRobin { order: TurnOrder::Edf }, &members, 0);
     let mut rng = SplitMix64::new(12);
     let mut asked = 0;
     for _ in 0..1000 {
-        picker.walk(None, &mut rng, |member| {
+        picker.walk(None, &mut rng, &mut NoLoads, |member| {
             asked += 1;
             if member == 0 { Step::Skip } else { Step::Stop }
         });
@@ -207,7 +220,7 @@ fn a_heavy_member_that_is_held_out_is_not_asked_in_every_walk() {
 fn when_everybody_is_held_out_turns_go_on_as_before_afterwards() {
     let keys = keys(3);
     let members = members(&keys, |i| 1 + i);
-    let mut picker = Picker::build(&LbPolicy::RoundRobin, &members, 0);
+    let mut picker = Picker::build(&LbPolicy::RoundRobin { order: TurnOrder::Edf }, &members, 0);
     let mut rng = SplitMix64::new(13);
     for _ in 0..10 {
         assert_eq!(offered(&mut picker, None, &mut rng, Step::Skip).len(), 3);
