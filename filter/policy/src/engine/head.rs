@@ -37,6 +37,12 @@ pub trait Environment {
     fn take_permit(&mut self, permit: u32, until: Instant, now: Instant) -> bool;
     /// Gives a permit back; it can be taken again from `free_from` on.
     fn release_permit(&mut self, permit: u32, free_from: Instant);
+    /// The time now, exactly; the `now` of the engine's calls may be as old as the last tick.
+    fn clock(&mut self) -> Instant;
+    /// Requests in flight that the counter at `slot` counts, over the whole process.
+    fn active(&mut self, slot: u32) -> u32;
+    /// Adds `by` to the counter at `slot`.
+    fn add_active(&mut self, slot: u32, by: i64);
 }
 
 /// Permits for half-open trials. An endpoint's permit is chosen by a hash of its name: two
@@ -201,6 +207,13 @@ mod tests {
             false
         }
         fn release_permit(&mut self, _: u32, _: Instant) {}
+        fn clock(&mut self) -> Instant {
+            Instant::ZERO
+        }
+        fn active(&mut self, _: u32) -> u32 {
+            0
+        }
+        fn add_active(&mut self, _: u32, _: i64) {}
     }
 
     fn key(policies: &str, head: Vec<(&'static str, &'static str)>) -> Option<u64> {

@@ -22,15 +22,20 @@
 //!
 //! Not done here: health, priorities, localities, load. Priorities are one picker each.
 
+mod build;
 mod maglev;
+pub mod priority;
 mod ring_hash;
 mod round_robin;
 mod seen;
+pub mod subsetting;
 mod weights;
+pub mod zone;
 
 use crate::config::LbPolicy;
 pub use crate::hash::HashFunction;
 use crate::rng::Rng;
+pub use build::{Building, SLICE_UNITS};
 pub use maglev::{Maglev, TABLE_SIZE_MAX};
 pub use ring_hash::{RING_SIZE_MAX, RingHash};
 pub use round_robin::RoundRobin;
