@@ -31,7 +31,6 @@ mod choices;
 mod draw;
 mod least_request;
 mod maglev;
-mod maglev;
 mod peak_ewma;
 pub mod priority;
 mod random;
