@@ -81,6 +81,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
             locality,
             health,
             rq_active,
+            metadata: Vec::new(),
         },
     )
 }
