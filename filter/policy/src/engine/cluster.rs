@@ -4,6 +4,7 @@ use hashbrown::HashMap;
 
 use crate::attempt::budget::{Budget, Totals};
 use crate::config::ClusterSettings;
+use crate::key::CompiledKey;
 use crate::membership::Endpoint;
 use crate::metrics::{Id, Sums};
 use crate::pick::{Member, Picker};
@@ -27,6 +28,7 @@ pub(super) struct Level {
 pub(super) struct Cluster {
     pub(super) name: String,
     pub(super) settings: ClusterSettings,
+    pub(super) key: CompiledKey,
     /// By place in the membership, as everything else of an endpoint.
     pub(super) addresses: Vec<String>,
     pub(super) table: Table,
@@ -46,6 +48,7 @@ impl Cluster {
     pub(super) fn new(name: &str, settings: ClusterSettings) -> Self {
         Self {
             name: name.into(),
+            key: CompiledKey::new(&settings.hash_policy),
             settings,
             addresses: Vec::new(),
             table: Table::default(),

@@ -1,6 +1,5 @@
 //! A request comes in: which endpoints, in which order, and how often.
 
-use super::head::key_of;
 use super::{Engine, Environment, Head, permit_of};
 use crate::attempt::{LISTED_DEFAULT, LISTED_MAX, Retry};
 use crate::hash;
@@ -97,7 +96,7 @@ impl Engine {
         now: Instant,
     ) -> Option<()> {
         let cluster = self.clusters.get_mut(index as usize)?;
-        let key = key_of(&cluster.settings.hash_policy, head, environment);
+        let key = cluster.key.of(head, |address| environment.source_address(address), rng).hash;
         let retries = cluster.settings.retry.num_retries;
         let want = retries.map_or(LISTED_DEFAULT, |n| n.saturating_add(1).min(LISTED_MAX));
         let want = usize::try_from(want).unwrap_or(usize::MAX);
