@@ -164,7 +164,7 @@ impl<H: Host + Clone> Contexts<H> {
             let _: Outcome<()> = apply::clean_unread(&self.host);
             return;
         };
-        let stream = root.worker.on_request().map(|id| Stream { root: root.context, id });
+        let stream = root.worker.on_request(context).map(|id| Stream { root: root.context, id });
         let Some(stream) = stream else { return };
         if self.streams.len() < STREAMS_MAX {
             self.streams.insert(context, stream);
@@ -184,11 +184,11 @@ impl<H: Host + Clone> Contexts<H> {
         }
         let Some(root) = self.root(context) else { return };
         if !root.observer {
-            root.worker.on_attempt();
+            root.worker.on_attempt(context);
             return;
         }
         if let Some(filter) = self.roots.iter_mut().rev().find(|root| !root.observer) {
-            filter.worker.on_attempt();
+            filter.worker.on_attempt(context);
         }
     }
 

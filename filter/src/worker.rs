@@ -7,7 +7,9 @@ use core::time::Duration;
 
 use outrigger_policy::attempt::budget::Totals;
 use outrigger_policy::config::{self, Config};
-use outrigger_policy::engine::{AfterEnd, Attempt, Decision, Engine, Environment, Event, Site};
+use outrigger_policy::engine::{
+    AfterEnd, Attempt, Cookie, Decision, Engine, Environment, Event, Site,
+};
 use outrigger_policy::hash;
 use outrigger_policy::metrics::Id;
 use outrigger_policy::outcome::ledger::StreamId;
@@ -51,6 +53,8 @@ pub struct Worker<H> {
     rng: SplitMix64,
     seen: Seen,
     poll: Poll,
+    /// Whose callback this is.
+    context: u32,
     /// Names this VM among those of the process.
     owner: u64,
     traffic: bool,
@@ -74,6 +78,7 @@ impl<H: Host> Worker<H> {
             engine: Engine::new(Config::default(), Site::default()),
             metrics: Metrics::new(defined),
             actives,
+            context: 0,
             owner: rng.next_u64() | 1,
             rng,
             seen: Seen::default(),
@@ -169,7 +174,8 @@ impl<H: Host> Worker<H> {
     }
 
     /// A request's headers have arrived. Returns the stream's name, if it was steered.
-    pub fn on_request(&mut self) -> Option<StreamId> {
+    pub fn on_request(&mut self, context: u32) -> Option<StreamId> {
+        self.context = context;
         if !self.traffic {
             self.wake();
         }
@@ -214,7 +220,8 @@ impl<H: Host> Worker<H> {
     }
 
     /// The access logger has an attempt to tell of.
-    pub fn on_attempt(&mut self) {
+    pub fn on_attempt(&mut self, context: u32) {
+        self.context = context;
         let flags = self.number(b"response\0flags");
         let status = self.number(b"response\0code");
         let request_id = self.host.header(Map::Request, b"x-request-id").unwrap_or_default();
@@ -352,6 +359,7 @@ impl<H: Host> Worker<H> {
             actives: &self.actives,
             owner: self.owner,
             failures: &mut self.host_failures,
+            context: self.context,
         };
         let claimed = shared::claim_slots(&self.host, &mut self.engine, &mut asked);
         self.note(claimed);
@@ -419,6 +427,7 @@ impl<H: Host> Worker<H> {
             actives: &self.actives,
             owner: self.owner,
             failures: &mut self.host_failures,
+            context: self.context,
         };
         (&mut self.engine, asked, &mut self.rng)
     }
@@ -435,6 +444,7 @@ struct Asked<'a, H> {
     actives: &'a Actives,
     owner: u64,
     failures: &'a mut u64,
+    context: u32,
 }
 
 impl<H: Host> Asked<'_, H> {
@@ -466,6 +476,15 @@ impl<H: Host> Environment for Asked<'_, H> {
     fn take_permit(&mut self, permit: u32, until: Instant, now: Instant) -> bool {
         let taken = shared::take_permit(self.host, permit, self.owner, until, now);
         self.or_note(taken).unwrap_or(false)
+    }
+
+    fn stream(&mut self) -> u32 {
+        self.context
+    }
+
+    fn set_cookie(&mut self, stream: u32, cookie: Cookie, value: &[u8]) {
+        let set = apply::set_cookie(self.host, (stream, self.context), cookie, value);
+        self.or_note(set);
     }
 
     fn clock(&mut self) -> Instant {

@@ -16,9 +16,9 @@ const FUNCTION_LINES_MAX: usize = 70;
 const COLUMNS_MAX: usize = 100;
 
 /// The stages of the policy, each with what it may use beside itself and the helpers.
-const STAGES: [&str; 8] =
-    ["config", "membership", "state", "pick", "attempt", "outcome", "metrics", "engine"];
-const HELPERS: [&str; 3] = ["time", "rng", "hash"];
+const STAGES: [&str; 9] =
+    ["config", "key", "membership", "state", "pick", "attempt", "outcome", "metrics", "engine"];
+const HELPERS: [&str; 4] = ["time", "rng", "hash", "rewrite"];
 
 /// What the policy must not name, because its decisions must be repeatable.
 const IMPURE: [&str; 12] = [

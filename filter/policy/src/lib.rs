@@ -4,11 +4,12 @@
 //! [`engine`] sees them all:
 //!
 //! 1. [`config`]: the user's JSON becomes a validated `Config`
-//! 2. [`membership`]: bytes of a membership source become endpoint sets
-//! 3. [`state`]: what is known of each endpoint (circuit breaker, windows)
-//! 4. [`pick`]: an order of distinct endpoints for a key
-//! 5. [`attempt`]: which of them a request may try, and how often, under one budget
-//! 6. [`outcome`]: what an attempt's end says about its endpoint
+//! 2. [`key`]: what a request is hashed by and bound to
+//! 3. [`membership`]: bytes of a membership source become endpoint sets
+//! 4. [`state`]: what is known of each endpoint (circuit breaker, windows)
+//! 5. [`pick`]: an order of distinct endpoints for a key
+//! 6. [`attempt`]: which of them a request may try, and how often, under one budget
+//! 7. [`outcome`]: what an attempt's end says about its endpoint
 //!
 //! Time and randomness are arguments, so that every decision can be replayed; there is no
 //! clock, no I/O, no logging, no global and no proxy-wasm here.
@@ -20,10 +21,12 @@ pub mod attempt;
 pub mod config;
 pub mod engine;
 pub mod hash;
+pub mod key;
 pub mod membership;
 pub mod metrics;
 pub mod outcome;
 pub mod pick;
+pub mod rewrite;
 pub mod rng;
 pub mod state;
 pub mod time;

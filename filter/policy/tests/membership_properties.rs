@@ -230,6 +230,7 @@ fn ten_thousand_endpoints_are_decoded() {
             },
             health: Health::HEALTHY,
             rq_active: i,
+            metadata: Vec::new(),
         })
         .collect();
     let name = "outbound|8080||backend.production.svc.cluster.local".to_owned();

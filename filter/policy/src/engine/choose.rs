@@ -1,7 +1,6 @@
 //! From a request to its candidates: which subset, which priority, which zone, which endpoints.
 
 use super::cluster::Cluster;
-use super::head::key_of;
 use super::load::Weighing;
 use super::tables::{Group, Set, is_hash};
 use super::{Engine, Environment, Head};
@@ -111,7 +110,8 @@ impl Engine {
         now: Instant,
     ) -> Option<()> {
         let cluster = self.clusters.get_mut(index as usize)?;
-        let key = key_of(&cluster.settings.hash_policy, head, environment);
+        let found = cluster.key.of(head, |address| environment.source_address(address), rng);
+        let key = found.hash;
         let retries = cluster.settings.retry.num_retries;
         let want = retries.map_or(LISTED_DEFAULT, |n| n.saturating_add(1).min(LISTED_MAX));
         let want = usize::try_from(want).unwrap_or(usize::MAX);
@@ -120,6 +120,9 @@ impl Engine {
         let draw = || key.filter(|_| by_hash).unwrap_or_else(|| rng.next_u64());
         let salt = thinned.then(draw);
         self.candidates.clear();
+        self.bound = cluster.bound_to(head);
+        self.candidates.listed.extend(self.bound);
+        self.generated = found.generated;
         // taken out while they are walked, because everything else of the cluster is read
         let mut tables = core::mem::take(&mut cluster.tables);
         let cluster = &self.clusters.get(index as usize)?;

@@ -6,6 +6,8 @@ use super::load::{Drift, Tracking};
 use super::tables::{Material, NOWHERE, Tables};
 use crate::attempt::budget::{Budget, Totals};
 use crate::config::ClusterSettings;
+use crate::key::CompiledKey;
+use crate::key::session::Tokens;
 use crate::membership::{Endpoint, Health};
 use crate::metrics::{Id, Sums};
 use crate::outcome::flights::NO_SLOT;
@@ -35,6 +37,7 @@ pub(super) struct Surroundings<'a> {
 pub(super) struct Cluster {
     pub(super) name: String,
     pub(super) settings: ClusterSettings,
+    pub(super) key: CompiledKey,
     /// By place in the membership, as everything else of an endpoint.
     pub(super) addresses: Vec<String>,
     pub(super) table: Table,
@@ -59,6 +62,8 @@ pub(super) struct Cluster {
     pub(super) acceptances: Acceptances,
     /// Weights that follow load, by place; empty: the membership's.
     pub(super) weights: Vec<u32>,
+    /// Who a session's cookie may name.
+    pub(super) tokens: Option<Tokens>,
     healths: Vec<Health>,
     places: HashMap<String, u32>,
     hot_until: Instant,
@@ -71,6 +76,8 @@ impl Cluster {
         Self {
             name: name.into(),
             tracking: Tracking::of(&settings.lb_policy),
+            key: CompiledKey::new(&settings.hash_policy),
+            tokens: settings.session.as_ref().map(|s| Tokens::new(&s.secret, name)),
             settings,
             addresses: Vec::new(),
             table: Table::default(),
@@ -123,6 +130,9 @@ impl Cluster {
             self.places.insert(endpoint.address.clone(), place);
         }
         self.addresses = endpoints.iter().map(|e| e.address.clone()).collect();
+        if let Some(tokens) = &mut self.tokens {
+            tokens.rebuild(endpoints.iter().map(|e| e.address.as_str()));
+        }
         self.healths = endpoints.iter().map(|e| e.health).collect();
         self.table = Table::new(kept);
         self.table.readmit(&self.settings.circuit_breaker);

@@ -122,14 +122,18 @@ impl Engine {
     /// A planned request sets off for the first of its candidates.
     pub(super) fn depart(&mut self, index: u32, id: StreamId, environment: &mut impl Environment) {
         let Some(cluster) = self.clusters.get(index as usize) else { return };
-        if !cluster.tracking.active {
+        if !cluster.tracking.active && cluster.tokens.is_none() {
             return;
         }
         let latency = cluster.tracking.latency.is_some();
         let began = if latency { environment.clock() } else { Instant::ZERO };
         let leg = |place: &u32| Leg { place: *place, slot: cluster.slot(*place) };
         let legs = self.candidates.listed.iter().map(leg);
-        let flight = Flight::new((index, cluster.generation, cluster.total_slot), legs, began);
+        let mut flight = Flight::new(legs, began);
+        flight.cluster = index;
+        flight.generation = cluster.generation;
+        flight.total = cluster.total_slot;
+        flight.stream = environment.stream();
         self.count(&flight, true, environment);
         if let Some(displaced) = self.flights.begin(id, flight) {
             self.count(&displaced, false, environment);

@@ -21,6 +21,7 @@ mod members;
 mod report;
 mod request;
 mod routes;
+mod session;
 mod sync;
 mod tables;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use hashbrown::HashMap;
 use crate::attempt::Candidates;
 use crate::config::limits::CLUSTERS_MAX;
 use crate::config::{ClusterConfig, ClusterSettings, Config};
+use crate::key::Generated;
 use crate::membership::{Endpoint, Membership};
 use crate::metrics::{Id, Sums};
 use crate::outcome::flights::Flights;
@@ -40,7 +42,7 @@ use crate::state::share::Entry;
 use crate::state::slots::Slots;
 use crate::time::Instant;
 use cluster::Cluster;
-pub use head::{Environment, Head, PERMITS, permit_of};
+pub use head::{Cookie, Environment, Head, PERMITS, permit_of};
 pub use report::{AfterEnd, Attempt};
 pub use request::{Decision, Plan};
 use routes::{Learned, Routes};
@@ -95,6 +97,10 @@ pub struct Engine {
     candidates: Candidates,
     list: Vec<u8>,
     name: Vec<u8>,
+    /// The endpoint that the request's session is bound to.
+    bound: Option<u32>,
+    /// The cookie that the request should have had, for its hash.
+    generated: Option<Generated>,
     site: Site,
 }
 
@@ -120,6 +126,8 @@ impl Engine {
             candidates: Candidates::default(),
             list: Vec::new(),
             name: Vec::new(),
+            bound: None,
+            generated: None,
             site,
             config: config.clone(),
         };

@@ -131,6 +131,9 @@ impl Engine {
         if let Some(stream) = &stream {
             let turned = self.turn_back(stream.id, endpoint, retried, environment, now);
             took = turned.or(took);
+            if retried {
+                self.move_session(stream.id, environment);
+            }
         }
         let Some(cluster) = self.clusters.get_mut(index as usize) else { return class };
         let Some(endpoint) = endpoint else {

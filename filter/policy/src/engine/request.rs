@@ -129,6 +129,7 @@ impl Engine {
         self.render(index);
         self.remember((index, first), &plan, permit, environment, now);
         self.depart(index, plan.id, environment);
+        self.set_cookies(index, first, environment);
         Some(plan)
     }
 

@@ -168,11 +168,6 @@ impl Tables {
         subsets.get_mut(at)
     }
 
-    /// Whether there is nothing to pick from.
-    pub(super) fn is_empty(&self) -> bool {
-        self.sets.is_empty()
-    }
-
     /// Endpoints have new places: `moved` has them by their old ones.
     pub(super) fn relocate(&mut self, moved: &[u32]) {
         let levels = self.sets.iter_mut().flat_map(|set| &mut set.levels);

@@ -46,6 +46,7 @@ struct Process {
     totals: Totals,
     permits: BTreeMap<u32, Instant>,
     clock: Instant,
+    cookies: Vec<(Cookie, String)>,
     active: BTreeMap<u32, i64>,
 }
 
@@ -69,6 +70,13 @@ impl Environment for Process {
     }
     fn release_permit(&mut self, permit: u32, free_from: Instant) {
         self.permits.insert(permit, free_from);
+    }
+    fn stream(&mut self) -> u32 {
+        5
+    }
+    fn set_cookie(&mut self, stream: u32, cookie: Cookie, value: &[u8]) {
+        assert_eq!(stream, 5);
+        self.cookies.push((cookie, String::from_utf8(value.to_vec()).unwrap()));
     }
     fn clock(&mut self) -> Instant {
         self.clock

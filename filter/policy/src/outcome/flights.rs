@@ -40,6 +40,8 @@ pub struct Flight {
     pub generation: u32,
     /// The counter of the cluster as a whole.
     pub total: u32,
+    /// What the host calls the stream.
+    pub stream: u32,
     /// When the present attempt began.
     pub began: Instant,
     legs: [Leg; LISTED_MAX as usize],
@@ -48,12 +50,8 @@ pub struct Flight {
 }
 
 impl Flight {
-    /// A flight to the first of `legs`, of which [`LISTED_MAX`] count.
-    pub fn new(
-        (cluster, generation, total): (u32, u32, u32),
-        legs: impl Iterator<Item = Leg>,
-        began: Instant,
-    ) -> Self {
+    /// A flight of no cluster yet to the first of `legs`, of which [`LISTED_MAX`] count.
+    pub fn new(legs: impl Iterator<Item = Leg>, began: Instant) -> Self {
         let nowhere = Leg { place: u32::MAX, slot: NO_SLOT };
         let mut all = [nowhere; LISTED_MAX as usize];
         let mut listed = 0;
@@ -61,7 +59,16 @@ impl Flight {
             *to = leg;
             listed += 1;
         }
-        Self { cluster, generation, total, began, legs: all, listed, at: 0 }
+        Self {
+            cluster: u32::MAX,
+            generation: 0,
+            total: NO_SLOT,
+            stream: 0,
+            began,
+            legs: all,
+            listed,
+            at: 0,
+        }
     }
 
     /// Where the present attempt is; nowhere once the list is used up.
@@ -165,7 +172,7 @@ mod tests {
 
     fn flight(slots: &[u32]) -> Flight {
         let legs = slots.iter().map(|slot| Leg { place: *slot, slot: *slot });
-        Flight::new((0, 1, NO_SLOT), legs, Instant::ZERO)
+        Flight::new(legs, Instant::ZERO)
     }
 
     #[test]
