@@ -10,6 +10,10 @@
 //! | [`RoundRobin`] | next turn (Envoy's EDF schedule if weights differ) | random, evenly |
 //! | [`RingHash`] | owner of the first point at or after the hash | owners clockwise |
 //! | [`Maglev`] | `table[hash % size]` | Envoy's rehash per attempt, then the next slots |
+//! | [`Rendezvous`] (Envoy has none) | best lot for slot `hash % size` | next best lots |
+//!
+//! With a `hash_balance_factor` the hashing policies offer members that have room first, as
+//! Envoy's bounded load does.
 //!
 //! Sources: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer",
 //! NSDI 2016, section 3.4; Karger et al., "Consistent Hashing and Random Trees", STOC 1997, in the
@@ -22,16 +26,24 @@
 //!
 //! Not done here: health, priorities, localities, load. Priorities are one picker each.
 
+mod bounded;
+mod build;
+mod hash_walk;
 mod maglev;
+mod mt19937;
+mod rendezvous;
 mod ring_hash;
 mod round_robin;
 mod seen;
+mod slots;
 mod weights;
 
 use crate::config::LbPolicy;
 pub use crate::hash::HashFunction;
 use crate::rng::Rng;
+pub use build::{Building, SLICE_UNITS};
 pub use maglev::{Maglev, TABLE_SIZE_MAX};
+pub use rendezvous::{RENDEZVOUS_SLOTS_MAX, Rendezvous};
 pub use ring_hash::{RING_SIZE_MAX, RingHash};
 pub use round_robin::RoundRobin;
 
@@ -54,6 +66,11 @@ pub trait Loads {
     fn active(&mut self, member: u32) -> u32;
     /// Requests in flight at all members.
     fn active_total(&mut self) -> u64;
+    /// Share of the members' weight that the caller admits, 0..=1. Bounded load divides by it, as
+    /// Envoy counts available hosts only; any other number counts as 1.
+    fn admitted_share(&mut self) -> f64 {
+        1.0
+    }
     /// What one more request costs at the member, in any unit that is the same for all of them;
     /// never NaN.
     fn cost(&mut self, member: u32) -> f64;
@@ -97,6 +114,8 @@ pub enum Picker {
     RingHash(RingHash),
     /// Consistent hashing by a table.
     Maglev(Maglev),
+    /// Weighted rendezvous hashing by a table.
+    Rendezvous(Rendezvous),
 }
 
 impl Picker {
@@ -113,17 +132,10 @@ impl Picker {
             LbPolicy::RoundRobin { .. }
             | LbPolicy::Random
             | LbPolicy::LeastRequest { .. }
-            | LbPolicy::PeakEwma { .. }
-            | LbPolicy::Rendezvous { .. } => Self::RoundRobin(RoundRobin::build(members, seed)),
-            LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash_function, .. } => {
-                Self::RingHash(RingHash::build(
-                    minimum_ring_size,
-                    maximum_ring_size,
-                    hash_function,
-                    members,
-                ))
+            | LbPolicy::PeakEwma { .. } => Self::RoundRobin(RoundRobin::build(members, seed)),
+            LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } | LbPolicy::Rendezvous { .. } => {
+                Self::begin(policy, members, seed).finish()
             }
-            LbPolicy::Maglev { table_size, .. } => Self::Maglev(Maglev::build(table_size, members)),
         }
     }
 
@@ -139,13 +151,12 @@ impl Picker {
         loads: &mut impl Loads,
         mut visit: impl FnMut(u32) -> Step,
     ) {
-        let _ = loads.active_total();
+        let hash = |rng: &mut _| hash.unwrap_or_else(|| Rng::next_u64(rng));
         match self {
             Self::RoundRobin(policy) => policy.walk(rng, &mut visit),
-            Self::RingHash(policy) => {
-                policy.walk(hash.unwrap_or_else(|| rng.next_u64()), &mut visit);
-            }
-            Self::Maglev(policy) => policy.walk(hash.unwrap_or_else(|| rng.next_u64()), &mut visit),
+            Self::RingHash(policy) => policy.walk(hash(rng), loads, &mut visit),
+            Self::Maglev(policy) => policy.walk(hash(rng), loads, &mut visit),
+            Self::Rendezvous(policy) => policy.walk(hash(rng), loads, &mut visit),
         }
     }
 
@@ -156,6 +167,7 @@ impl Picker {
             Self::RoundRobin(policy) => policy.len(),
             Self::RingHash(policy) => policy.len(),
             Self::Maglev(policy) => policy.len(),
+            Self::Rendezvous(policy) => policy.len(),
         }
     }
 
