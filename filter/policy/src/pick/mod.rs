@@ -13,6 +13,10 @@
 //! | [`PeakEwma`] | least cost of a few, by weight | so on, with one more drawn for each |
 //! | [`RingHash`] | owner of the first point at or after the hash | owners clockwise |
 //! | [`Maglev`] | `table[hash % size]` | Envoy's rehash per attempt, then the next slots |
+//! | [`Rendezvous`] (Envoy has none) | best lot for slot `hash % size` | next best lots |
+//!
+//! With a `hash_balance_factor` the hashing policies offer members that have room first, as
+//! Envoy's bounded load does.
 //!
 //! Sources: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer",
 //! NSDI 2016, section 3.4; Karger et al., "Consistent Hashing and Random Trees", STOC 1997, in the
@@ -26,24 +30,29 @@
 //!
 //! Not done here: health, priorities, localities, measuring load. Priorities are one picker each.
 
+mod bounded;
 mod build;
 mod choices;
 mod draw;
+mod hash_walk;
 mod least_request;
 mod maglev;
+mod mt19937;
 mod peak_ewma;
 pub mod priority;
 mod random;
+mod rendezvous;
 mod ring_hash;
 mod round_robin;
 mod schedule;
 mod seen;
+mod slots;
 mod smooth;
 pub mod subsetting;
 mod weights;
 pub mod zone;
 
-use crate::config::{LbPolicy, TurnOrder};
+use crate::config::LbPolicy;
 pub use crate::hash::HashFunction;
 use crate::rng::Rng;
 pub use build::{Building, SLICE_UNITS};
@@ -51,6 +60,7 @@ pub use least_request::LeastRequest;
 pub use maglev::{Maglev, TABLE_SIZE_MAX};
 pub use peak_ewma::PeakEwma;
 pub use random::Random;
+pub use rendezvous::{RENDEZVOUS_SLOTS_MAX, Rendezvous};
 pub use ring_hash::{RING_SIZE_MAX, RingHash};
 pub use round_robin::RoundRobin;
 
@@ -73,6 +83,11 @@ pub trait Loads {
     fn active(&mut self, member: u32) -> u32;
     /// Requests in flight at all members.
     fn active_total(&mut self) -> u64;
+    /// Share of the members' weight that the caller admits, 0..=1. Bounded load divides by it, as
+    /// Envoy counts available hosts only; any other number counts as 1.
+    fn admitted_share(&mut self) -> f64 {
+        1.0
+    }
     /// What one more request costs at the member, in any unit that is the same for all of them;
     /// never NaN.
     fn cost(&mut self, member: u32) -> f64;
@@ -122,6 +137,8 @@ pub enum Picker {
     RingHash(RingHash),
     /// Consistent hashing by a table.
     Maglev(Maglev),
+    /// Weighted rendezvous hashing by a table.
+    Rendezvous(Rendezvous),
 }
 
 impl Picker {
@@ -152,18 +169,9 @@ impl Picker {
             LbPolicy::PeakEwma { choice_count, .. } => {
                 Self::PeakEwma(PeakEwma::build(choice_count, members))
             }
-            LbPolicy::Rendezvous { .. } => {
-                Self::RoundRobin(RoundRobin::build(TurnOrder::Edf, members, seed))
+            LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } | LbPolicy::Rendezvous { .. } => {
+                Self::begin(policy, members, seed).finish()
             }
-            LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash_function, .. } => {
-                Self::RingHash(RingHash::build(
-                    minimum_ring_size,
-                    maximum_ring_size,
-                    hash_function,
-                    members,
-                ))
-            }
-            LbPolicy::Maglev { table_size, .. } => Self::Maglev(Maglev::build(table_size, members)),
         }
     }
 
@@ -180,15 +188,15 @@ impl Picker {
         loads: &mut impl Loads,
         mut visit: impl FnMut(u32) -> Step,
     ) {
+        let hash = |rng: &mut _| hash.unwrap_or_else(|| Rng::next_u64(rng));
         match self {
             Self::RoundRobin(policy) => policy.walk(rng, &mut visit),
             Self::Random(policy) => policy.walk(rng, &mut visit),
             Self::LeastRequest(policy) => policy.walk(rng, loads, &mut visit),
             Self::PeakEwma(policy) => policy.walk(rng, loads, &mut visit),
-            Self::RingHash(policy) => {
-                policy.walk(hash.unwrap_or_else(|| rng.next_u64()), &mut visit);
-            }
-            Self::Maglev(policy) => policy.walk(hash.unwrap_or_else(|| rng.next_u64()), &mut visit),
+            Self::RingHash(policy) => policy.walk(hash(rng), loads, &mut visit),
+            Self::Maglev(policy) => policy.walk(hash(rng), loads, &mut visit),
+            Self::Rendezvous(policy) => policy.walk(hash(rng), loads, &mut visit),
         }
     }
 
@@ -202,6 +210,7 @@ impl Picker {
             Self::PeakEwma(policy) => policy.len(),
             Self::RingHash(policy) => policy.len(),
             Self::Maglev(policy) => policy.len(),
+            Self::Rendezvous(policy) => policy.len(),
         }
     }
 
