@@ -113,8 +113,10 @@ impl World {
 
     fn of(json: &str) -> Self {
         let config = config::parse(json.as_bytes()).unwrap();
+        let mut engine = Engine::new(config, Site { seed: 7, ..Site::default() });
+        while engine.build(u32::MAX, Instant::ZERO) {}
         Self {
-            engine: Engine::new(config, Site { seed: 7, ..Site::default() }),
+            engine,
             process: Process::default(),
             rng: SplitMix64::new(42),
             now: Instant::from_millis(1_000_000),
