@@ -18,7 +18,7 @@ const COLUMNS_MAX: usize = 100;
 /// The stages of the policy, each with what it may use beside itself and the helpers.
 const STAGES: [&str; 8] =
     ["config", "membership", "state", "pick", "attempt", "outcome", "metrics", "engine"];
-const HELPERS: [&str; 3] = ["time", "rng", "hash"];
+const HELPERS: [&str; 4] = ["time", "rng", "hash", "rewrite"];
 
 /// What the policy must not name, because its decisions must be repeatable.
 const IMPURE: [&str; 12] = [

@@ -24,6 +24,7 @@ pub mod membership;
 pub mod metrics;
 pub mod outcome;
 pub mod pick;
+pub mod rewrite;
 pub mod rng;
 pub mod state;
 pub mod time;
