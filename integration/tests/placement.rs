@@ -1,115 +1,18 @@
 //! The same key lands on the same endpoint in plain Envoy and through the plugin.
 //!
-//! Two Envoys with the same upstreams: one with its own `MAGLEV` or `RING_HASH` and the route's
-//! `hash_policy`, one with the plugin, whose fallback is round robin, so that equality cannot come
-//! from the fallback.
+//! `support/placement.rs` says how the two are compared; `hash_policy.rs` has the keys that are
+//! made of something.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 mod support;
 
-use std::time::Instant;
-
-use integration::bootstrap::{Flavour, Lb};
-use integration::harness::{Builder, Harness};
-use serde_json::{Value, json};
+use serde_json::json;
+use support::placement::Case;
 use support::wire;
 
 /// How many keys the bar names.
 const KEYS: usize = 10_000;
-
-struct Case {
-    name: &'static str,
-    weights: &'static [u32],
-    lb: Lb,
-    lb_policy: Value,
-    hash_policy: Value,
-    /// Options of Envoy's own policy, as `"name":value`.
-    native: &'static str,
-}
-
-impl Case {
-    fn maglev(name: &'static str, weights: &'static [u32]) -> Self {
-        let lb_policy = json!({"maglev": {}});
-        Self { name, weights, lb: Lb::Maglev, lb_policy, hash_policy: by_key(), native: "" }
-    }
-
-    fn ring_hash(name: &'static str, weights: &'static [u32]) -> Self {
-        let lb_policy = json!({"ring_hash": {}});
-        Self { name, weights, lb: Lb::RingHash, lb_policy, hash_policy: by_key(), native: "" }
-    }
-
-    /// Sends the requests through both and expects the same endpoint for each.
-    async fn expect_equal(self, requests: &[Vec<u8>]) {
-        let ports = self.weights.len();
-        let message = match self.lb {
-            Lb::Maglev => "maglev.v3.Maglev\"",
-            _ => "ring_hash.v3.RingHash\"",
-        };
-        let mut native = patient()
-            .flavour(Flavour::Native)
-            .lb(self.lb)
-            .endpoints(1)
-            .ports(ports)
-            .weights(self.weights)
-            .edit(
-                "hash_policy: [{header: {header_name: x-key}}]",
-                &format!("hash_policy: {}", self.hash_policy),
-            );
-        if !self.native.is_empty() {
-            native = native.edit(message, &format!("{message},{}", self.native));
-        }
-        let Some(native) = native.start().await.unwrap() else { return };
-        let config = json!({"defaults": {
-            "lb_policy": self.lb_policy, "hash_policy": self.hash_policy,
-        }});
-        let ours =
-            patient().lb(Lb::RoundRobin).upstreams_of(&native).weights(self.weights).config(config);
-        let Some(ours) = ours.start().await.unwrap() else { return };
-        support::knows_endpoints(&ours, ports as u64).await;
-
-        let begin = Instant::now();
-        let theirs = wire::exchange(native.envoy().entry, requests);
-        let between = begin.elapsed();
-        let got = wire::exchange(ours.envoy().entry, requests);
-        let took = begin.elapsed();
-        let equal = theirs.iter().zip(&got).filter(|(a, b)| a == b).count();
-        // A retry goes elsewhere by design; none is expected of upstreams that do not fail.
-        for harness in [&native, &ours] {
-            let retries = harness.counter("cluster.backend.upstream_rq_retry").await.unwrap();
-            assert_eq!(retries, 0, "{}: the machine is too busy to compare", self.name);
-        }
-        println!(
-            "{}: {equal} of {} equal; Envoy {between:.1?}, Outrigger {:.1?}",
-            self.name,
-            requests.len(),
-            took.saturating_sub(between),
-        );
-        for ((request, a), b) in requests.iter().zip(&theirs).zip(&got) {
-            let text = String::from_utf8_lossy(request);
-            assert_eq!((a.status, b.status), (200, 200), "{}: {text}", self.name);
-            assert_eq!(a.upstream, b.upstream, "{}: Envoy's and ours for\n{text}", self.name);
-        }
-        let mut used: Vec<&str> = got.iter().map(|answer| answer.upstream.as_str()).collect();
-        used.sort_unstable();
-        used.dedup();
-        assert_eq!(used.len(), ports, "{}: every endpoint has keys", self.name);
-        let planned = async |h: &Harness| Ok(h.metric("requests").await? == requests.len() as u64);
-        ours.eventually("every request was planned", planned).await.unwrap();
-        assert_eq!(ours.metric("requests_untouched").await.unwrap(), 0);
-    }
-}
-
-/// Time-outs that a busy machine does not reach.
-fn patient() -> Builder {
-    Harness::builder()
-        .edit("per_try_timeout: 0.5s", "per_try_timeout: 4.5s")
-        .edit("connect_timeout: 0.25s", "connect_timeout: 4.5s")
-}
-
-fn by_key() -> Value {
-    json!([{"header": {"header_name": "x-key"}}])
-}
 
 fn keys(count: usize) -> Vec<Vec<u8>> {
     let request = |n| wire::get("/", &[("x-key".to_owned(), format!("key-{n}"))]);
