@@ -96,11 +96,11 @@ check-samples: toolchain ## configurations that the repository ships
 
 .PHONY: rig-all
 rig-all: $(WASM) $(ENVOY_BIN) ## every scenario once
-	$(INTEGRATION) rig --runs 1 --p99-slack 10 --envoy-version $(ENVOY)
+	$(INTEGRATION) rig --runs 1 --shared-machine --envoy-version $(ENVOY)
 
 .PHONY: rig-smoke-compose
 rig-smoke-compose: $(WASM) $(ENVOY_BIN)
-	$(INTEGRATION) rig --runner compose --scenario hang --runs 1 --p99-slack 10 --envoy-version $(ENVOY)
+	$(INTEGRATION) rig --runner compose --scenario hang --runs 1 --shared-machine --envoy-version $(ENVOY)
 
 # What is built
 

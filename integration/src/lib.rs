@@ -8,6 +8,7 @@
 //! | `envoy` | a running Envoy |
 //! | `load` | open-loop load and what its clients saw |
 //! | `measure` | what is computed from that; pure |
+//! | `stalls` | how still the machine stood meanwhile |
 //! | `site` | where arms run: processes or containers |
 //! | `scenario` | what is done to the upstreams, and what must hold |
 //! | `report` | table, `report.json`, `report.html` |
@@ -27,4 +28,5 @@ pub mod report;
 pub mod rig;
 pub mod scenario;
 pub mod site;
+pub mod stalls;
 pub mod upstream;

@@ -7,7 +7,7 @@
 //! and never queued for: no idle one means a new one.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,7 @@ impl Record {
 pub struct Load {
     origin: Instant,
     stop: Arc<AtomicBool>,
+    late_us: Arc<AtomicU64>,
     pacer: std::thread::JoinHandle<()>,
     targets: Vec<Arc<Target>>,
 }
@@ -89,19 +90,26 @@ impl Load {
     pub fn start(plan: &Plan, entries: &[SocketAddr]) -> Self {
         let origin = Instant::now();
         let targets: Vec<Arc<Target>> = entries.iter().map(|e| Arc::new(Target::new(*e))).collect();
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, late_us) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let pacer = {
-            let (plan, stop, targets) = (plan.clone(), Arc::clone(&stop), targets.clone());
+            let (plan, targets) = (plan.clone(), targets.clone());
+            let (stop, late_us) = (Arc::clone(&stop), Arc::clone(&late_us));
             let runtime = tokio::runtime::Handle::current();
-            std::thread::spawn(move || pace(&plan, origin, &stop, &targets, &runtime))
+            std::thread::spawn(move || pace(&plan, origin, &stop, &late_us, &targets, &runtime))
         };
-        Self { origin, stop, pacer, targets }
+        Self { origin, stop, late_us, pacer, targets }
     }
 
     /// The instant that `scheduled_us` counts from.
     #[must_use]
     pub fn origin(&self) -> Instant {
         self.origin
+    }
+
+    /// The most by which a request has left late so far.
+    #[must_use]
+    pub fn late(&self) -> Duration {
+        Duration::from_micros(self.late_us.load(Ordering::Relaxed))
     }
 
     /// Stops sending, waits for what is in flight, returns the records of each target by scheduled
@@ -130,6 +138,7 @@ fn pace(
     plan: &Plan,
     origin: Instant,
     stop: &AtomicBool,
+    late_us: &AtomicU64,
     targets: &[Arc<Target>],
     runtime: &tokio::runtime::Handle,
 ) {
@@ -142,6 +151,8 @@ fn pace(
             if scheduled > now {
                 std::thread::sleep(scheduled - now);
             }
+            let late = origin.elapsed().saturating_sub(scheduled);
+            late_us.fetch_max(micros(late), Ordering::Relaxed);
             if stop.load(Ordering::Relaxed) {
                 return;
             }

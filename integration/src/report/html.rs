@@ -38,11 +38,8 @@ h2{margin-top:2em}figure{margin:0}figcaption{font-weight:600}</style>";
 
 pub(super) fn render(report: &Report, timelines: &[Timeline]) -> String {
     let mut page = String::from(HEAD);
-    let verdict = if report.passed() {
-        "<span class=ok>every check passed</span>"
-    } else {
-        "<span class=failed>some checks failed</span>"
-    };
+    let class = if report.passed() { "ok" } else { "failed" };
+    let verdict = format!("<span class={class}>{}</span>", report.verdict().to_lowercase());
     let envoy = escape(&report.envoy);
     let _ = write!(
         page,
@@ -92,11 +89,12 @@ fn section(page: &mut String, scenario: &ScenarioReport) {
     page.push_str("</table><table><tr><th>check<th>at most<th>measured<th>");
     for check in &scenario.checks {
         let class = if check.passed { "ok" } else { "failed" };
+        let verdict = escape(&check.verdict().to_lowercase());
         let (limit, measured) = (shown(Some(check.limit)), shown(check.measured));
         let name = escape(&check.name);
-        let _ = write!(page, "<tr><td>{name}<td>{limit}<td>{measured}<td class={class}>{class}");
+        let _ = write!(page, "<tr><td>{name}<td>{limit}<td>{measured}<td class={class}>{verdict}");
     }
-    page.push_str("</table>");
+    let _ = write!(page, "</table><p>{}.</p>", escape(&scenario.machine.to_string()));
 }
 
 /// Where a moment and a latency are drawn.

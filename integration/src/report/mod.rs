@@ -9,6 +9,8 @@ use std::path::Path;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use crate::stalls::Stalls;
+
 pub use html::Timeline;
 
 /// `target/rig/report.json`.
@@ -27,12 +29,14 @@ pub struct Report {
 pub struct ScenarioReport {
     /// Name on the command line.
     pub name: String,
-    /// Whether every check passed.
+    /// Whether every check passed that was judged.
     pub passed: bool,
     /// One per Envoy.
     pub arms: Vec<ArmReport>,
     /// What was demanded.
     pub checks: Vec<Check>,
+    /// How still the machine stood meanwhile.
+    pub machine: Stalls,
 }
 
 /// What the clients of one Envoy saw. Counts are sums over the runs, times are medians of the runs;
@@ -79,6 +83,9 @@ pub struct Check {
     pub measured: Option<f64>,
     /// Whether it passed.
     pub passed: bool,
+    /// Why it does not count that it did not pass: the machine disturbed every run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_judged: Option<String>,
 }
 
 impl Check {
@@ -86,16 +93,33 @@ impl Check {
     #[must_use]
     pub fn at_most(name: impl Into<String>, limit: f64, measured: Option<f64>) -> Self {
         let passed = measured.is_some_and(|value| value <= limit);
-        Self { name: name.into(), limit, measured, passed }
+        Self { name: name.into(), limit, measured, passed, not_judged: None }
+    }
+
+    /// One word for people, or why it was not judged.
+    fn verdict(&self) -> String {
+        match &self.not_judged {
+            Some(reason) => format!("not judged: {reason}"),
+            None if self.passed => "ok".to_owned(),
+            None => "FAILED".to_owned(),
+        }
     }
 }
 
 impl ScenarioReport {
     /// A scenario that passes when all checks do.
     #[must_use]
-    pub fn new(name: &str, arms: Vec<ArmReport>, checks: Vec<Check>) -> Self {
+    pub fn new(name: &str, arms: Vec<ArmReport>, checks: Vec<Check>, machine: Stalls) -> Self {
         let passed = checks.iter().all(|check| check.passed);
-        Self { name: name.to_owned(), passed, arms, checks }
+        Self { name: name.to_owned(), passed, arms, checks, machine }
+    }
+
+    /// Takes the checks that did not pass for not judged, because the machine stood still.
+    pub fn excuse(&mut self) {
+        for check in self.checks.iter_mut().filter(|check| !check.passed) {
+            check.not_judged = Some(self.machine.to_string());
+        }
+        self.passed = true;
     }
 }
 
@@ -104,6 +128,16 @@ impl Report {
     #[must_use]
     pub fn passed(&self) -> bool {
         self.scenarios.iter().all(|scenario| scenario.passed)
+    }
+
+    /// One line for people.
+    fn verdict(&self) -> String {
+        let checks = self.scenarios.iter().flat_map(|scenario| &scenario.checks);
+        match checks.filter(|check| check.not_judged.is_some()).count() {
+            _ if !self.passed() => "SOME CHECKS FAILED".to_owned(),
+            0 => "every check passed".to_owned(),
+            excused => format!("every check passed that was judged; {excused} were not"),
+        }
     }
 
     /// The table for a terminal.
@@ -167,7 +201,7 @@ mod tests {
         Report {
             envoy: "1.40.0".into(),
             runner: "native".into(),
-            scenarios: vec![ScenarioReport::new("crash", vec![arm], checks)],
+            scenarios: vec![ScenarioReport::new("crash", vec![arm], checks, Stalls::default())],
         }
     }
 
@@ -186,7 +220,7 @@ mod tests {
             v.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(",")
         };
         assert_eq!(keys(&value), "envoy,runner,scenarios");
-        assert_eq!(keys(&value["scenarios"][0]), "arms,checks,name,passed");
+        assert_eq!(keys(&value["scenarios"][0]), "arms,checks,machine,name,passed");
         assert_eq!(
             keys(&value["scenarios"][0]["arms"][0]),
             "amplification,attempts,detect_ms,name,ok,p50_ms,p999_ms,p99_ms,per_endpoint,\

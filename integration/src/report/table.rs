@@ -45,7 +45,7 @@ pub(super) fn render(report: &Report) -> String {
                 check.name.clone(),
                 shown(Some(check.limit)),
                 shown(check.measured),
-                if check.passed { "ok" } else { "FAILED" }.to_owned(),
+                check.verdict(),
             ]);
         }
     }
@@ -55,6 +55,8 @@ pub(super) fn render(report: &Report) -> String {
     for column in checks.column_iter_mut().skip(2).take(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let verdict = if report.passed() { "every check passed" } else { "SOME CHECKS FAILED" };
-    format!("Envoy {}, {}\n\n{arms}\n\n{checks}\n\n{verdict}\n", report.envoy, report.runner)
+    let still = report.scenarios.iter().map(|s| format!("{:9} {}", s.name, s.machine));
+    let still = still.collect::<Vec<_>>().join("\n");
+    let (envoy, runner, verdict) = (&report.envoy, &report.runner, report.verdict());
+    format!("Envoy {envoy}, {runner}\n\n{arms}\n\n{checks}\n\n{still}\n\n{verdict}\n")
 }

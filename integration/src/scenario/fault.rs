@@ -11,11 +11,12 @@ use anyhow::Context;
 
 use super::judge::{Run, Samples, arm_report, checks};
 use super::{Outcome, Rig};
-use crate::bootstrap::Lb;
+use crate::bootstrap::{Flavour, Lb};
 use crate::load::{Load, Plan};
 use crate::measure::within;
 use crate::report::{ArmReport, ScenarioReport, Timeline};
 use crate::site::{Arm, Order};
+use crate::stalls::{Stalls, Watch};
 use crate::upstream::Upstream;
 use crate::upstream::fault::FaultSpec;
 
@@ -71,8 +72,12 @@ pub(super) struct FaultScenario {
 /// Runs a scenario `rig.runs` times.
 pub(super) async fn run(scenario: &FaultScenario, rig: &Rig) -> anyhow::Result<Outcome> {
     let mut arms: Vec<Vec<Run>> = rig.flavours.iter().map(|_| Vec::new()).collect();
+    let mut stalls = Stalls::default();
     for number in 1..=rig.runs {
-        let runs = cycle(scenario, rig).await.with_context(|| scenario.name)?;
+        let (runs, seen) = cycle(scenario, rig).await.with_context(|| scenario.name)?;
+        let native = rig.flavours.iter().position(|flavour| *flavour == Flavour::Native);
+        let native_p99_ms = native.and_then(|at| runs.get(at)).and_then(Run::p99_before);
+        stalls = stalls.and(Stalls { native_p99_ms, ..seen });
         let summary: Vec<String> = rig
             .flavours
             .iter()
@@ -94,10 +99,10 @@ pub(super) async fn run(scenario: &FaultScenario, rig: &Rig) -> anyhow::Result<O
         Some(Timeline { scenario, arm, records: first.records, events })
     });
     let timelines = timelines.collect();
-    Ok((ScenarioReport::new(scenario.name, reports, checks), timelines))
+    Ok((ScenarioReport::new(scenario.name, reports, checks, stalls), timelines))
 }
 
-async fn cycle(scenario: &FaultScenario, rig: &Rig) -> anyhow::Result<Vec<Run>> {
+async fn cycle(scenario: &FaultScenario, rig: &Rig) -> anyhow::Result<(Vec<Run>, Stalls)> {
     let order = Order {
         flavours: rig.flavours.clone(),
         lb: Lb::RoundRobin,
@@ -108,6 +113,7 @@ async fn cycle(scenario: &FaultScenario, rig: &Rig) -> anyhow::Result<Vec<Run>> 
     };
     let arms = rig.site.open(&order).await?;
     let entries: Vec<_> = arms.iter().map(|arm| arm.envoy.entry).collect();
+    let watch = Watch::start();
     let load = Load::start(&Plan::get(scenario.rate), &entries);
     let origin = load.origin();
     sleep_until(origin + WARM_UP).await;
@@ -127,6 +133,7 @@ async fn cycle(scenario: &FaultScenario, rig: &Rig) -> anyhow::Result<Vec<Run>> 
     let lifted = all(&arms, scenario, false, origin).await?;
     tokio::time::sleep(AFTER).await;
     let end = origin.elapsed();
+    let stalls = watch.finish(load.late());
     let records = load.finish().await;
     let chosen = sampler.finish().await;
     let total = attempts_of(&arms).await;
@@ -152,7 +159,7 @@ async fn cycle(scenario: &FaultScenario, rig: &Rig) -> anyhow::Result<Vec<Run>> 
             chosen,
         });
     }
-    Ok(runs)
+    Ok((runs, stalls))
 }
 
 /// Hits (or heals) every arm at the same time; returns when each was done, since `origin`.

@@ -20,6 +20,7 @@ use crate::load::{self, Load, Plan, Record};
 use crate::measure::{Moved, Placement, moved, percentile_ms};
 use crate::report::{ArmReport, Check, ScenarioReport, Timeline};
 use crate::site::{Arm, Order};
+use crate::stalls::{Stalls, Watch};
 
 const UPSTREAMS: usize = 3;
 const PORTS: usize = 11;
@@ -46,9 +47,10 @@ struct Run {
 
 pub(super) async fn run(rig: &Rig) -> anyhow::Result<Outcome> {
     let mut all: Vec<Vec<Run>> = rig.flavours.iter().map(|_| Vec::new()).collect();
-    let mut checks = Vec::new();
+    let (mut checks, mut stalls) = (Vec::new(), Stalls::default());
     for lb in [Lb::RingHash, Lb::Maglev] {
-        let runs = cycle(rig, lb).await.with_context(|| format!("scale, {}", lb.name()))?;
+        let (runs, seen) = cycle(rig, lb).await.with_context(|| format!("scale, {}", lb.name()))?;
+        stalls = stalls.and(seen);
         for (flavour, run) in rig.flavours.iter().zip(&runs) {
             rig.say(format!(
                 "scale     {}: {} moved without need: {} of {} when one left, {} when it joined",
@@ -87,10 +89,10 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Outcome> {
             });
         }
     }
-    Ok((ScenarioReport::new("scale", reports, checks), timelines))
+    Ok((ScenarioReport::new("scale", reports, checks, stalls), timelines))
 }
 
-async fn cycle(rig: &Rig, lb: Lb) -> anyhow::Result<Vec<Run>> {
+async fn cycle(rig: &Rig, lb: Lb) -> anyhow::Result<(Vec<Run>, Stalls)> {
     let policy = match lb {
         Lb::Maglev => json!({"maglev": {}}),
         Lb::RingHash | Lb::RoundRobin => json!({"ring_hash": {}}),
@@ -112,6 +114,7 @@ async fn cycle(rig: &Rig, lb: Lb) -> anyhow::Result<Vec<Run>> {
     let leaver = fewer.remove(LEAVER).address;
 
     let entries: Vec<SocketAddr> = arms.iter().map(|arm| arm.envoy.entry).collect();
+    let watch = Watch::start();
     let load = Load::start(&Plan { keys: KEYS, ..Plan::get(RATE) }, &entries);
     let origin = load.origin();
     tokio::time::sleep(CONVERGED).await;
@@ -122,6 +125,7 @@ async fn cycle(rig: &Rig, lb: Lb) -> anyhow::Result<Vec<Run>> {
     let joined_at = change(&arms, &everyone, origin)?;
     tokio::time::sleep(CONVERGED).await;
     let again = place_all(&arms).await?;
+    let stalls = watch.finish(load.late());
     let records = load.finish().await;
 
     let mut runs = Vec::new();
@@ -137,7 +141,7 @@ async fn cycle(rig: &Rig, lb: Lb) -> anyhow::Result<Vec<Run>> {
             events: vec![(left_at, "one leaves".into()), (joined_at, "it joins".into())],
         });
     }
-    Ok(runs)
+    Ok((runs, stalls))
 }
 
 fn change(arms: &[Arm], members: &[Endpoint], origin: Instant) -> anyhow::Result<Duration> {
