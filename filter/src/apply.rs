@@ -12,7 +12,7 @@
 //! `x-envoy-max-retries: 0`.
 
 use outrigger_policy::attempt::Retry;
-use outrigger_policy::engine::Plan;
+use outrigger_policy::engine::{Cookie, Plan};
 
 use crate::head::HeadView;
 use crate::host::{Host, Outcome};
@@ -41,6 +41,30 @@ pub fn clean(host: &impl Host, head: &HeadView<'_>) -> Outcome<()> {
     let plain = |token: &&[u8]| !token.contains(&b':');
     let kept: Vec<&[u8]> = conditions.split(|&b| b == b',').filter(plain).collect();
     host.set_request_header(RETRY_ON, &kept.join(&b','))
+}
+
+/// Where Envoy's route finds the cookies for the answer, as filter state `wasm.<name>`.
+const COOKIE: &[u8] = b"outrigger_cookie";
+const SESSION: &[u8] = b"outrigger_session";
+
+/// Has the answer of the stream `stream` set a cookie; `context` is whose callback this is.
+pub fn set_cookie(
+    host: &impl Host,
+    (stream, context): (u32, u32),
+    cookie: Cookie,
+    value: &[u8],
+) -> Outcome<()> {
+    let name = match cookie {
+        Cookie::Hash => COOKIE,
+        Cookie::Session => SESSION,
+    };
+    if stream == context {
+        return host.set_stream_property(name, value);
+    }
+    host.set_effective_context(stream)?;
+    let set = host.set_stream_property(name, value);
+    host.set_effective_context(context)?;
+    set
 }
 
 /// Removes a list that a client may have sent, where its headers could not be read.

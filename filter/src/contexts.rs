@@ -23,7 +23,7 @@ use outrigger_policy::time::Instant;
 
 use crate::apply;
 use crate::host::{Host, Outcome};
-use crate::metrics::Defined;
+use crate::metrics::{Actives, Defined};
 use crate::worker::Worker;
 
 /// Roots of one VM at once; the one that ticked longest ago goes first.
@@ -64,6 +64,7 @@ pub struct Contexts<H> {
     host: H,
     seed: u64,
     defined: Defined,
+    actives: Actives,
     /// Newest last.
     roots: Vec<Root<H>>,
     streams: HashMap<u32, Stream>,
@@ -80,6 +81,7 @@ impl<H: Host + Clone> Contexts<H> {
             host,
             seed,
             defined: Defined::default(),
+            actives: Actives::default(),
             roots: Vec::new(),
             streams: HashMap::new(),
             parents: HashMap::new(),
@@ -106,14 +108,18 @@ impl<H: Host + Clone> Contexts<H> {
             return observer || root.worker.on_configure();
         }
         self.seed = self.seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut worker = Worker::new(self.host.clone(), Rc::clone(&self.defined), self.seed);
+        let mut worker = Worker::new(
+            self.host.clone(),
+            (Rc::clone(&self.defined), Rc::clone(&self.actives)),
+            self.seed,
+        );
         if !observer && !worker.on_configure() {
             return false;
         }
         if self.roots.len() >= ROOTS_MAX {
             let oldest = self.roots.iter().enumerate().min_by_key(|(_, root)| root.ticked);
             if let Some((oldest, _)) = oldest {
-                self.roots.remove(oldest);
+                self.roots.remove(oldest).worker.abandon();
             }
         }
         self.roots.push(Root { context, observer, ticked: now, missed: 0, worker });
@@ -134,7 +140,13 @@ impl<H: Host + Clone> Contexts<H> {
         let gone = |root: &Root<H>| {
             now.since(root.ticked) >= GONE_AFTER && root.missed >= GONE_AFTER_TICKS
         };
-        self.roots.retain(|root| root.observer || !gone(root));
+        self.roots.retain_mut(|root| {
+            let kept = root.observer || !gone(root);
+            if !kept {
+                root.worker.abandon();
+            }
+            kept
+        });
         if self.roots.len() != before {
             self.count_filters();
         }
@@ -152,11 +164,12 @@ impl<H: Host + Clone> Contexts<H> {
             let _: Outcome<()> = apply::clean_unread(&self.host);
             return;
         };
-        let stream = root.worker.on_request().map(|id| Stream { root: root.context, id });
-        if let Some(stream) = stream
-            && self.streams.len() < STREAMS_MAX
-        {
+        let stream = root.worker.on_request(context).map(|id| Stream { root: root.context, id });
+        let Some(stream) = stream else { return };
+        if self.streams.len() < STREAMS_MAX {
             self.streams.insert(context, stream);
+        } else {
+            root.worker.forget(stream.id);
         }
     }
 
@@ -171,11 +184,11 @@ impl<H: Host + Clone> Contexts<H> {
         }
         let Some(root) = self.root(context) else { return };
         if !root.observer {
-            root.worker.on_attempt();
+            root.worker.on_attempt(context);
             return;
         }
         if let Some(filter) = self.roots.iter_mut().rev().find(|root| !root.observer) {
-            filter.worker.on_attempt();
+            filter.worker.on_attempt(context);
         }
     }
 

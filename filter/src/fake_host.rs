@@ -23,6 +23,8 @@ pub(crate) struct State {
     pub(crate) call_response: RefCell<Option<Headers>>,
     pub(crate) body: RefCell<Vec<u8>>,
     pub(crate) properties: RefCell<BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// What the plugin set for the stream.
+    pub(crate) stream_properties: RefCell<Vec<(Vec<u8>, Vec<u8>)>>,
     pub(crate) now: Cell<u64>,
     pub(crate) shared: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
     pub(crate) metrics: RefCell<Vec<(String, u64)>>,
@@ -166,6 +168,16 @@ impl Host for FakeHost {
         let next = present.unwrap_or(0) + 1;
         shared.insert(key.to_owned(), (value.to_vec(), next));
         Ok(())
+    }
+
+    fn set_stream_property(&self, path: &[u8], value: &[u8]) -> Outcome<()> {
+        self.check()?;
+        self.0.stream_properties.borrow_mut().push((path.to_vec(), value.to_vec()));
+        Ok(())
+    }
+
+    fn set_effective_context(&self, _: u32) -> Outcome<()> {
+        self.check()
     }
 
     fn define_metric(&self, _: MetricKind, name: &str) -> Outcome<u32> {

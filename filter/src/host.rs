@@ -68,6 +68,10 @@ pub trait Host {
     fn remove_request_header(&self, name: &[u8]) -> Outcome<()>;
     /// A property; `path` has its parts separated by NUL.
     fn property(&self, path: &[u8]) -> Outcome<Vec<u8>>;
+    /// Sets a property of the stream, which Envoy keeps as filter state `wasm.<path>`.
+    fn set_stream_property(&self, path: &[u8], value: &[u8]) -> Outcome<()>;
+    /// Has the calls that follow mean another context.
+    fn set_effective_context(&self, context: u32) -> Outcome<()>;
     /// Nanoseconds since 1970.
     fn now(&self) -> Instant;
     /// A value of the process's shared data, and its version.
@@ -156,6 +160,13 @@ mod envoy {
             data: *mut *mut u8,
             size: *mut usize,
         ) -> i32;
+        fn proxy_set_property(
+            path: *const u8,
+            path_size: usize,
+            value: *const u8,
+            value_size: usize,
+        ) -> i32;
+        fn proxy_set_effective_context(context: u32) -> i32;
         fn proxy_get_shared_data(
             key: *const u8,
             key_size: usize,
@@ -260,6 +271,16 @@ mod envoy {
 
         fn property(&self, path: &[u8]) -> Outcome<Vec<u8>> {
             bytes(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) })
+        }
+
+        fn set_stream_property(&self, path: &[u8], value: &[u8]) -> Outcome<()> {
+            done(unsafe {
+                proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len())
+            })
+        }
+
+        fn set_effective_context(&self, context: u32) -> Outcome<()> {
+            done(unsafe { proxy_set_effective_context(context) })
         }
 
         fn now(&self) -> Instant {

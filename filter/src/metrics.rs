@@ -8,9 +8,10 @@ use std::rc::Rc;
 
 use hashbrown::HashMap;
 use outrigger_policy::attempt::budget::Totals;
-use outrigger_policy::metrics::{IDS, Id, Kind, METRICS, Scope, Sums, full_name};
+use outrigger_policy::metrics::{IDS, Id, Kind, METRICS, Scope, Sums, active_name, full_name};
+use outrigger_policy::state::slots::SLOTS_MAX;
 
-use crate::host::{Host, MetricKind, Outcome};
+use crate::host::{Failure, Host, MetricKind, Outcome};
 
 /// A metric that has been defined.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +33,43 @@ impl Numbers {
 
 /// The numbers of all metrics that this VM has defined, by name.
 pub type Defined = Rc<RefCell<HashMap<String, u32>>>;
+
+/// The gauges of requests in flight that this VM has defined, by slot.
+pub type Actives = Rc<RefCell<Vec<Option<u32>>>>;
+
+/// The number of the gauge at `slot`, defined when it is asked for the first time.
+fn gauge_of(host: &impl Host, actives: &Actives, slot: u32) -> Outcome<u32> {
+    let at = slot as usize;
+    let busy = Failure::Other(0);
+    let known = actives.try_borrow().map_err(|_| busy)?.get(at).copied().flatten();
+    if let Some(number) = known {
+        return Ok(number);
+    }
+    if at >= SLOTS_MAX {
+        return Err(Failure::BadArgument);
+    }
+    let number = host.define_metric(MetricKind::Gauge, &active_name(slot))?;
+    let mut actives = actives.try_borrow_mut().map_err(|_| busy)?;
+    if actives.len() <= at {
+        actives.resize(at.saturating_add(1), None);
+    }
+    if let Some(gauge) = actives.get_mut(at) {
+        *gauge = Some(number);
+    }
+    Ok(number)
+}
+
+/// What the gauge at `slot` stands at. Workers add and take at the same time, so that it can be
+/// below zero for an instant, which Envoy shows as a huge number: that is 0.
+pub fn active(host: &impl Host, actives: &Actives, slot: u32) -> Outcome<u32> {
+    let value = host.metric(gauge_of(host, actives, slot)?)?;
+    Ok(if value > u64::MAX / 2 { 0 } else { u32::try_from(value).unwrap_or(u32::MAX) })
+}
+
+/// Adds to the gauge at `slot`.
+pub fn add_active(host: &impl Host, actives: &Actives, slot: u32, by: i64) -> Outcome<()> {
+    host.add_to_metric(gauge_of(host, actives, slot)?, by)
+}
 
 /// The metrics of one configuration.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@
 //! not exist always succeeds, for two workers at once, so all keys that are swapped are made
 //! before the workers start: Envoy configures the plugin on its main thread first.
 
-use outrigger_policy::engine::{Engine, PERMITS};
+use outrigger_policy::engine::{Engine, Environment, PERMITS};
 use outrigger_policy::membership::lease::Lease;
 use outrigger_policy::metrics::Id;
 use outrigger_policy::time::Instant;
@@ -15,6 +15,7 @@ use crate::host::{Failure, Host, Outcome};
 const STATE: &str = "outrigger.state";
 const MEMBERSHIP: &str = "outrigger.membership";
 const MEMBERSHIP_VERSION: &str = "outrigger.membership.version";
+const SLOTS: &str = "outrigger.slots";
 const LEASE: &str = "outrigger.lease";
 
 /// Rounds of reading, merging and writing when others write at the same time.
@@ -27,6 +28,7 @@ fn permit_key(permit: u32) -> String {
 /// Makes the keys that are swapped later, if they do not exist yet.
 pub fn prepare(host: &impl Host) -> Outcome<()> {
     make(host, STATE, &[])?;
+    make(host, SLOTS, &[])?;
     make(host, LEASE, &Lease::FREE.encode())?;
     for permit in 0..PERMITS {
         make(host, &permit_key(permit), &permit_value(Instant::ZERO, 0))?;
@@ -40,6 +42,23 @@ fn make(host: &impl Host, key: &str, value: &[u8]) -> Outcome<()> {
         Err(failure) => Err(failure),
         Ok(_) => Ok(()),
     }
+}
+
+/// Gives counters to the endpoints that need one and have none.
+pub fn claim_slots(
+    host: &impl Host,
+    engine: &mut Engine,
+    environment: &mut impl Environment,
+) -> Outcome<()> {
+    for _ in 0..SWAPS_MAX {
+        let (bytes, version) = host.shared(SLOTS)?;
+        let Some(grown) = engine.claim_slots(&bytes, environment) else { return Ok(()) };
+        match host.set_shared(SLOTS, &grown, version) {
+            Err(Failure::CasMismatch) => {}
+            other => return other,
+        }
+    }
+    Err(Failure::CasMismatch)
 }
 
 /// Ticks after which a worker looks even if it was not told that anybody wrote.
@@ -94,7 +113,12 @@ impl Seen {
     }
 
     /// Takes over the membership if another worker wrote a newer one. Returns whether it changed.
-    pub fn sync_membership(&mut self, host: &impl Host, engine: &mut Engine) -> Outcome<bool> {
+    pub fn sync_membership(
+        &mut self,
+        host: &impl Host,
+        engine: &mut Engine,
+        now: Instant,
+    ) -> Outcome<bool> {
         let version = match host.shared(MEMBERSHIP_VERSION) {
             Err(Failure::NotFound) => return Ok(false),
             Err(failure) => return Err(failure),
@@ -105,7 +129,7 @@ impl Seen {
         }
         let (bytes, _) = host.shared(MEMBERSHIP)?;
         self.membership = version;
-        Ok(engine.on_snapshot(&bytes).unwrap_or(false))
+        Ok(engine.on_snapshot(&bytes, now).unwrap_or(false))
     }
 
     /// Writes the membership for the others.

@@ -324,6 +324,7 @@ fn any_bytes_in_headers_are_only_bytes() {
     let name: Vec<Vec<u8>> = (0..1000).map(|i| format!("x-key{}", i % 7).into_bytes()).collect();
     let many: Vec<(&[u8], &[u8])> = name.iter().map(|n| (n.as_slice(), b"v".as_slice())).collect();
     host.set_request(&many);
+    host.set_property(b"xds\0cluster_name", b"c");
     contexts.on_request_headers(11);
     assert_eq!(list(&host).len(), 3);
 }
@@ -417,6 +418,7 @@ fn callbacks_before_any_configuration_and_in_any_order_are_left_alone() {
 fn streams_that_never_end_are_not_remembered_without_limit() {
     let (host, mut contexts) = started(STATIC);
     get(&host, "id");
+    host.set_property(b"xds\0cluster_name", b"c");
     for context in 0..u32::try_from(STREAMS_MAX).unwrap() + 100 {
         *host.0.request.borrow_mut() = Some(Vec::new());
         contexts.on_request_headers(100 + context);

@@ -7,9 +7,13 @@ use core::time::Duration;
 
 use outrigger_policy::attempt::budget::Totals;
 use outrigger_policy::config::{self, Config};
-use outrigger_policy::engine::{AfterEnd, Attempt, Decision, Engine, Environment, Event};
+use outrigger_policy::engine::{
+    AfterEnd, Attempt, Cookie, Decision, Engine, Environment, Event, Site,
+};
+use outrigger_policy::hash;
 use outrigger_policy::metrics::Id;
 use outrigger_policy::outcome::ledger::StreamId;
+use outrigger_policy::pick::SLICE_UNITS;
 use outrigger_policy::rng::{Rng, SplitMix64};
 use outrigger_policy::state::breaker::Transition;
 use outrigger_policy::time::Instant;
@@ -17,7 +21,7 @@ use outrigger_policy::time::Instant;
 use crate::apply;
 use crate::head::HeadView;
 use crate::host::{Host, Level, Map, Outcome};
-use crate::metrics::{Defined, Metrics};
+use crate::metrics::{self, Actives, Defined, Metrics};
 use crate::poll::Poll;
 use crate::shared::{self, Seen};
 
@@ -26,6 +30,15 @@ pub const TICK_MS: u32 = 100;
 
 /// The same for a VM that has not seen a request yet; Envoy's main thread runs one that never will.
 pub const IDLE_TICK_MS: u32 = 1000;
+
+/// The same while tables are built.
+pub const BUILD_TICK_MS: u32 = 10;
+
+/// How long tables are built at a time; requests of this worker wait meanwhile.
+const BUILD_TIME: Duration = Duration::from_micros(400);
+
+/// Slices of a build at a time, whatever the clock says.
+const SLICES_MAX: u32 = 64;
 
 /// The longest body of a membership answer; Envoy's own limit for such a body.
 const BODY_MAX: usize = 32 << 20;
@@ -36,12 +49,17 @@ pub struct Worker<H> {
     host: H,
     engine: Engine,
     metrics: Metrics,
+    actives: Actives,
     rng: SplitMix64,
     seen: Seen,
     poll: Poll,
+    /// Whose callback this is.
+    context: u32,
     /// Names this VM among those of the process.
     owner: u64,
     traffic: bool,
+    /// The tick period that Envoy was asked for.
+    period_ms: u32,
     ticked: Instant,
     host_failures: u64,
     /// Why the last poll failed, if it did.
@@ -53,17 +71,20 @@ pub struct Worker<H> {
 impl<H: Host> Worker<H> {
     /// A worker that leaves everything to Envoy until it is configured. `defined`: the metrics
     /// that this VM knows already.
-    pub fn new(host: H, defined: Defined, seed: u64) -> Self {
+    pub fn new(host: H, (defined, actives): (Defined, Actives), seed: u64) -> Self {
         let mut rng = SplitMix64::new(seed);
         Self {
             host,
-            engine: Engine::new(Config::default(), 0),
+            engine: Engine::new(Config::default(), Site::default()),
             metrics: Metrics::new(defined),
+            actives,
+            context: 0,
             owner: rng.next_u64() | 1,
             rng,
             seen: Seen::default(),
             poll: Poll::default(),
             traffic: false,
+            period_ms: 0,
             ticked: Instant::ZERO,
             host_failures: 0,
             complaint: String::new(),
@@ -90,21 +111,52 @@ impl<H: Host> Worker<H> {
                 return false;
             }
         };
-        self.engine = Engine::new(config, self.rng.next_u64());
+        self.ticked = self.host.now();
+        let id = self.host.property(b"xds\0node\0id").unwrap_or_default();
+        let zone = self.host.property(b"xds\0node\0locality\0zone").unwrap_or_default();
+        let site = Site {
+            seed: self.rng.next_u64(),
+            identity: hash::xxh64(&id, 0),
+            zone: String::from_utf8_lossy(&zone).into_owned(),
+            now: self.ticked,
+        };
+        let engine = Engine::new(config, site);
+        let before = core::mem::replace(&mut self.engine, engine);
+        self.engine.inherit(before);
         self.metrics.forget_clusters();
         self.seen = Seen::default();
-        self.ticked = self.host.now();
         let prepared = shared::prepare(&self.host);
         self.note(prepared);
         self.sync();
-        self.set_tick_period();
+        self.build();
         true
     }
 
     fn set_tick_period(&mut self) {
-        let period_ms = if self.traffic { TICK_MS } else { IDLE_TICK_MS };
-        let ticking = self.host.set_tick_period(period_ms);
-        self.note(ticking);
+        let period_ms = match (self.engine.is_building(), self.traffic) {
+            (true, _) => BUILD_TICK_MS,
+            (false, true) => TICK_MS,
+            (false, false) => IDLE_TICK_MS,
+        };
+        if period_ms != self.period_ms {
+            let ticking = self.host.set_tick_period(period_ms);
+            self.period_ms = if ticking.is_ok() { period_ms } else { 0 };
+            self.note(ticking);
+        }
+    }
+
+    /// Builds tables for a short while, and comes back soon if there is more to do.
+    fn build(&mut self) {
+        if self.engine.is_building() {
+            let began = self.host.now();
+            for _ in 0..SLICES_MAX {
+                let more = self.engine.build(SLICE_UNITS, began);
+                if !more || self.host.now().since(began) >= BUILD_TIME {
+                    break;
+                }
+            }
+        }
+        self.set_tick_period();
     }
 
     /// The first request: from now on what the others know must not be old.
@@ -113,7 +165,7 @@ impl<H: Host> Worker<H> {
         self.ticked = self.host.now();
         self.sync();
         self.ask();
-        self.set_tick_period();
+        self.build();
     }
 
     /// When the last tick was; the clock of everything that need not be exact.
@@ -122,7 +174,8 @@ impl<H: Host> Worker<H> {
     }
 
     /// A request's headers have arrived. Returns the stream's name, if it was steered.
-    pub fn on_request(&mut self) -> Option<StreamId> {
+    pub fn on_request(&mut self, context: u32) -> Option<StreamId> {
+        self.context = context;
         if !self.traffic {
             self.wake();
         }
@@ -167,7 +220,8 @@ impl<H: Host> Worker<H> {
     }
 
     /// The access logger has an attempt to tell of.
-    pub fn on_attempt(&mut self) {
+    pub fn on_attempt(&mut self, context: u32) {
+        self.context = context;
         let flags = self.number(b"response\0flags");
         let status = self.number(b"response\0code");
         let request_id = self.host.header(Map::Request, b"x-request-id").unwrap_or_default();
@@ -206,6 +260,7 @@ impl<H: Host> Worker<H> {
         self.flush();
         self.tell();
         self.ask();
+        self.build();
     }
 
     /// Our own call was answered, or failed when there is no header.
@@ -215,6 +270,7 @@ impl<H: Host> Worker<H> {
         }
         let began = self.host.now();
         let read = self.read_answer(headers, body_size);
+        self.build();
         let now = self.host.now();
         self.poll.took(now.since(began), now);
         match read {
@@ -248,7 +304,11 @@ impl<H: Host> Worker<H> {
             return Err(format!("status {}", String::from_utf8_lossy(&status)));
         }
         let body = self.host.call_body(body_size.min(BODY_MAX)).unwrap_or_default();
-        self.engine.on_clusters_answer(&body).map_err(|error| error.to_string())
+        let now = self.host.now();
+        let (engine, mut environment, _) = self.split();
+        let read = engine.on_clusters_answer(&body, &mut environment, now);
+        self.claim_slots();
+        read.map_err(|error| error.to_string())
     }
 
     /// Asks for the membership if it is due and this VM is the one to ask.
@@ -282,9 +342,39 @@ impl<H: Host> Worker<H> {
     }
 
     fn sync(&mut self) {
-        let membership = self.seen.sync_membership(&self.host, &mut self.engine);
+        let membership = self.seen.sync_membership(&self.host, &mut self.engine, self.ticked);
         self.note(membership);
+        self.claim_slots();
         self.sync_state(self.ticked);
+    }
+
+    /// Gives counters to the endpoints that came with the last change of the membership.
+    fn claim_slots(&mut self) {
+        if !self.engine.wants_slots() {
+            return;
+        }
+        let mut asked = Asked {
+            host: &self.host,
+            metrics: &self.metrics,
+            actives: &self.actives,
+            owner: self.owner,
+            failures: &mut self.host_failures,
+            context: self.context,
+        };
+        let claimed = shared::claim_slots(&self.host, &mut self.engine, &mut asked);
+        self.note(claimed);
+    }
+
+    /// The stream is not waited for: its end will not be told.
+    pub fn forget(&mut self, id: StreamId) {
+        let (engine, mut environment, _) = self.split();
+        engine.forget(id, &mut environment);
+    }
+
+    /// This worker is given up: no stream's end will be told.
+    pub fn abandon(&mut self) {
+        let (engine, mut environment, _) = self.split();
+        engine.abandon(&mut environment);
     }
 
     fn sync_state(&mut self, now: Instant) {
@@ -334,8 +424,10 @@ impl<H: Host> Worker<H> {
         let asked = Asked {
             host: &self.host,
             metrics: &self.metrics,
+            actives: &self.actives,
             owner: self.owner,
             failures: &mut self.host_failures,
+            context: self.context,
         };
         (&mut self.engine, asked, &mut self.rng)
     }
@@ -349,8 +441,10 @@ fn rounded(time: Duration) -> String {
 struct Asked<'a, H> {
     host: &'a H,
     metrics: &'a Metrics,
+    actives: &'a Actives,
     owner: u64,
     failures: &'a mut u64,
+    context: u32,
 }
 
 impl<H: Host> Asked<'_, H> {
@@ -382,6 +476,29 @@ impl<H: Host> Environment for Asked<'_, H> {
     fn take_permit(&mut self, permit: u32, until: Instant, now: Instant) -> bool {
         let taken = shared::take_permit(self.host, permit, self.owner, until, now);
         self.or_note(taken).unwrap_or(false)
+    }
+
+    fn stream(&mut self) -> u32 {
+        self.context
+    }
+
+    fn set_cookie(&mut self, stream: u32, cookie: Cookie, value: &[u8]) {
+        let set = apply::set_cookie(self.host, (stream, self.context), cookie, value);
+        self.or_note(set);
+    }
+
+    fn clock(&mut self) -> Instant {
+        self.host.now()
+    }
+
+    fn active(&mut self, slot: u32) -> u32 {
+        let active = metrics::active(self.host, self.actives, slot);
+        self.or_note(active).unwrap_or(0)
+    }
+
+    fn add_active(&mut self, slot: u32, by: i64) {
+        let added = metrics::add_active(self.host, self.actives, slot, by);
+        self.or_note(added);
     }
 
     fn release_permit(&mut self, permit: u32, free_from: Instant) {

@@ -153,6 +153,13 @@ impl Sums {
     }
 }
 
+/// The name of the gauge that counts requests in flight at a slot of `state::slots`. There are as
+/// many as the endpoints of load-aware policies, `SLOTS_MAX` at most.
+#[must_use]
+pub fn active_name(slot: u32) -> String {
+    format!("outrigger.slot.{slot}.active")
+}
+
 /// The full name of a metric as it is defined with Envoy, without Envoy's own `wasmcustom.`.
 #[must_use]
 pub fn full_name(metric: &Metric, cluster: &str) -> String {

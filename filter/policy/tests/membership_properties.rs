@@ -81,6 +81,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
             locality,
             health,
             rq_active,
+            metadata: Vec::new(),
         },
     )
 }
@@ -229,6 +230,7 @@ fn ten_thousand_endpoints_are_decoded() {
             },
             health: Health::HEALTHY,
             rq_active: i,
+            metadata: Vec::new(),
         })
         .collect();
     let name = "outbound|8080||backend.production.svc.cluster.local".to_owned();

@@ -9,13 +9,14 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use outrigger_policy::config::{LbPolicy, TurnOrder};
 use outrigger_policy::hash::{MURMUR2_SEED, header_values_hash, murmur2_64a, xxh64};
-use outrigger_policy::pick::{HashFunction, Member, NoLoads, Picker, RING_SIZE_MAX, Step};
+use outrigger_policy::pick::{HashFunction, Loads, Member, NoLoads, Picker, RING_SIZE_MAX, Step};
 use outrigger_policy::rng::SplitMix64;
 use serde_json::Value;
 
 const HASH: &str = include_str!("vectors/envoy_hash.json");
 const MAGLEV: &str = include_str!("vectors/envoy_maglev.json");
 const RING_HASH: &str = include_str!("vectors/envoy_ring_hash.json");
+const BOUNDED: &str = include_str!("vectors/envoy_bounded.json");
 const WRR: &str = include_str!("vectors/wrr.json");
 
 fn parse(text: &str) -> Value {
@@ -248,6 +249,114 @@ fn large_rings_give_envoys_histograms() {
             order[0]
         });
         assert_eq!(counts(picks, members), u32s(&case["counts"]), "{}", case["name"]);
+    }
+}
+
+/// Requests in flight as a vector sets them; the total is given on its own there.
+struct Flights {
+    active: Vec<u32>,
+    total: u64,
+}
+
+impl Loads for Flights {
+    fn active(&mut self, member: u32) -> u32 {
+        self.active[member as usize]
+    }
+    fn active_total(&mut self) -> u64 {
+        self.total
+    }
+    fn cost(&mut self, _: u32) -> f64 {
+        0.0
+    }
+}
+
+/// Candidates for `hash` under bounded load, when `hashed` of `n` equal members is the policy's own
+/// choice and the caller answers `step`. A maglev table: whose slot is whose follows from the
+/// keys, so they are dealt out until it is `hashed`.
+fn bounded(n: u32, factor: u32, hash: u64, hashed: u32, flights: &Flights, step: Step) -> Vec<u32> {
+    let policy = |hash_balance_factor| LbPolicy::Maglev { table_size: 251, hash_balance_factor };
+    let mut keys = any_keys(n as usize);
+    let owner = |keys: &[String], policy: &LbPolicy| {
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let members = members(&keys, &vec![1; n as usize]);
+        Picker::build(policy, &members, 0)
+    };
+    let own = candidates(&mut owner(&keys, &policy(0)), Some(hash))[0];
+    keys.swap(own as usize, hashed as usize);
+    assert_eq!(candidates(&mut owner(&keys, &policy(0)), Some(hash))[0], hashed);
+    let mut flights = Flights { active: flights.active.clone(), total: flights.total };
+    let mut offered = Vec::new();
+    let mut picker = owner(&keys, &policy(factor));
+    picker.walk(Some(hash), &mut SplitMix64::new(0), &mut flights, |member| {
+        offered.push(member);
+        step
+    });
+    offered
+}
+
+#[test]
+fn an_overflowing_key_goes_where_envoys_shuffle_sends_it() {
+    let file = parse(BOUNDED);
+    let envoy = &file["envoy_bounded_load"];
+    for shuffle in list(&envoy["shuffles"]) {
+        let (n, hash) = (u32_of(&shuffle["n"]), shuffle["seed"].as_u64().unwrap());
+        // The hashed member is left out of the shuffle and comes last, as everybody is refused.
+        for hashed in 0..n {
+            let mut flights = Flights { active: vec![0; n as usize], total: 2 };
+            flights.active[hashed as usize] = 2;
+            let mut order = u32s(&shuffle["order"]);
+            order.retain(|member| *member != hashed);
+            order.push(hashed);
+            let offered = bounded(n, 100, hash, hashed, &flights, Step::Skip);
+            assert_eq!(offered, order, "{shuffle}, hashed {hashed}");
+        }
+    }
+    for pick in list(&envoy["picks"]) {
+        let (n, hash) = (u32_of(&pick["n"]), pick["hash"].as_u64().unwrap());
+        let mut flights = Flights { active: vec![0; n as usize], total: 0 };
+        for member in u32s(&pick["overloaded"]) {
+            flights.active[member as usize] = 2;
+        }
+        let hashed = u32_of(&pick["hashed_host"]);
+        let offered = bounded(n, 100, hash, hashed, &flights, Step::Stop);
+        assert_eq!(offered, [u32_of(&pick["pick"])], "{pick}");
+    }
+}
+
+#[test]
+fn when_all_are_overloaded_the_least_overloaded_is_taken_as_in_envoy() {
+    let file = parse(BOUNDED);
+    let case = &file["envoy_bounded_load"]["all_overloaded"];
+    let (n, hash) = (u32_of(&case["n"]), case["hash"].as_u64().unwrap());
+    // 100 slots each, so that the overload is in percent.
+    let percent = |member| case["overload"][u32::to_string(&member)].as_f64().unwrap() * 100.0;
+    let active = (0..n).map(|member| percent(member).round() as u32).collect();
+    let flights = Flights { active, total: u64::from(100 * n - 1) };
+    let offered = bounded(n, 100, hash, u32_of(&case["hashed_host"]), &flights, Step::Stop);
+    assert_eq!(offered, [u32_of(&case["pick"])]);
+
+    let case = &file["envoy_bounded_load"]["actual_overload"];
+    let (n, hash) = (u32_of(&case["n"]), case["hash"].as_u64().unwrap());
+    let mut flights = Flights { active: vec![0; n as usize], total: 2 };
+    flights.active[2] = u32_of(&case["host2_active"]);
+    let factor = u32_of(&case["factor_percent"]);
+    let offered = bounded(n, factor, hash, u32_of(&case["hashed_host"]), &flights, Step::Stop);
+    assert_eq!(offered, [u32_of(&case["pick"])]);
+}
+
+/// Envoy would still put one on a member whose slots are all taken.
+#[test]
+fn a_member_is_given_as_many_requests_as_it_has_slots_and_no_more() {
+    for row in list(&parse(BOUNDED)["slot_examples"]["rows"]) {
+        let (n, factor) = (u32_of(&row["n_equal"]), u32_of(&row["factor"]));
+        let mut flights =
+            Flights { active: vec![0; n as usize], total: row["active_total"].as_u64().unwrap() };
+        for (active, is_full) in [(u32_of(&row["slots"]) - 1, false), (u32_of(&row["slots"]), true)]
+        {
+            flights.active[0] = active;
+            let offered = bounded(n, factor, 7, 0, &flights, Step::Stop);
+            assert_eq!(offered[0] != 0, is_full, "{row} {active}");
+        }
     }
 }
 

@@ -7,9 +7,9 @@
 
 pub mod budget;
 
-use crate::pick::{NoLoads, Picker, Step};
+use crate::pick::{Loads, Picker, Step};
 use crate::rng::Rng;
-use crate::state::Table;
+use crate::state::{Row, Table};
 use crate::time::Instant;
 
 /// Attempts that a plan lists when the retry policy does not say: the first and two more.
@@ -36,35 +36,61 @@ pub struct Candidates {
     pub listed: Vec<u32>,
     /// An open endpoint that came before the first of `listed`, and since when its trial is due.
     pub due: Option<(u32, Instant)>,
+    /// Admitted endpoints that were not accepted as a first choice.
+    passed: Vec<u32>,
+}
+
+/// What is wanted of an order.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// The request's hash.
+    pub key: Option<u64>,
+    /// How many endpoints.
+    pub want: usize,
+    /// The time.
+    pub now: Instant,
 }
 
 impl Candidates {
-    /// Empties both, keeping the memory.
+    /// Empties all, keeping the memory.
     pub fn clear(&mut self) {
         self.listed.clear();
+        self.passed.clear();
         self.due = None;
     }
 
-    /// Walks `picker`'s order for the key and adds admitted endpoints until `want` are listed.
-    /// `members` translates the picker's places into the table's.
+    /// Walks `picker`'s order for the key and adds admitted endpoints until enough are listed.
+    /// `members` translates the picker's places into the table's. `accepts` is asked about a first
+    /// choice; one that is not accepted may still be a later one.
     pub fn collect(
         &mut self,
         (picker, members): (&mut Picker, &[u32]),
         table: &Table,
-        (key, want): (Option<u64>, usize),
+        wish: &Wish,
+        loads: &mut impl Loads,
         rng: &mut impl Rng,
-        now: Instant,
+        accepts: impl Fn(u32, &Row) -> bool,
     ) {
+        let want = wish.want;
         let mut closed = self.has_healthy(table);
         let mut spare = None;
-        picker.walk(key, rng, &mut NoLoads, |place| {
+        picker.walk(wish.key, rng, loads, |place| {
             let Some(&index) = members.get(place as usize) else { return Step::Skip };
             let Some(row) = table.row(index) else { return Step::Skip };
             if !row.is_admitted() {
                 if self.due.is_none() && self.listed.is_empty() {
-                    self.due = row.breaker.due_since(now).map(|since| (index, since));
+                    self.due = row.breaker.due_since(wish.now).map(|since| (index, since));
                 }
                 return Step::Skip;
+            }
+            if self.listed.contains(&index) {
+                return Step::Pass;
+            }
+            if self.listed.is_empty() && !accepts(index, row) {
+                if self.passed.len() < want {
+                    self.passed.push(index);
+                }
+                return Step::Pass;
             }
             closed |= row.breaker.is_closed();
             if !closed && self.listed.len() + 1 >= want {
@@ -78,6 +104,18 @@ impl Candidates {
         if self.listed.len() < want {
             self.listed.extend(spare);
         }
+    }
+
+    /// Adds those that were not accepted as a first choice where places are left.
+    pub fn fill(&mut self, want: usize) {
+        let left = want.saturating_sub(self.listed.len());
+        let passed = core::mem::take(&mut self.passed);
+        for index in passed.iter().take(left) {
+            if !self.listed.contains(index) {
+                self.listed.push(*index);
+            }
+        }
+        self.passed = passed;
     }
 
     /// Whether a retry could go anywhere that is not known to be dead.

@@ -35,10 +35,71 @@ pub const WEIGHT: RangeInclusive<u64> = 1..=u32::MAX as u64;
 pub const WEIGHT_SUM_MAX: u64 = u32::MAX as u64;
 /// Priority of an endpoint, as in Envoy.
 pub const PRIORITY: RangeInclusive<u64> = 0..=128;
+/// Metadata keys of an endpoint: every worker holds them for each endpoint.
+pub const METADATA_MAX: usize = 16;
 /// Entries of a hash ring, as in Envoy; 0 would be no ring.
 pub const RING_SIZE: RangeInclusive<u64> = 1..=8_388_608;
 /// Entries of a Maglev table, as in Envoy; the smallest prime is 2.
-pub const TABLE_SIZE: RangeInclusive<u64> = 2..=5_000_011;
+pub const MAGLEV_TABLE_SIZE: RangeInclusive<u64> = 2..=5_000_011;
+/// Slots of a rendezvous table: a hundred for each of as many endpoints as there can be.
+pub const RENDEZVOUS_TABLE_SIZE: RangeInclusive<u64> = 1..=1_048_576;
+/// Share of the mean load, as in Envoy, where it begins at 100 % and has no end; beyond 10,000
+/// times the mean it bounds nothing.
+pub const HASH_BALANCE_FACTOR: RangeInclusive<u64> = 100..=1_000_000;
+/// What the tables of all clusters keep: a quarter of the 1 GiB that Envoy gives a VM. Building
+/// one takes some five times what it keeps, which is 340 MiB for the largest ring, and the rest is
+/// for what no configuration shows: priorities and weights of endpoints that are asked for.
+pub const TABLES_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// What an entry of a ring keeps: its place and its owner.
+pub const RING_ENTRY_BYTES: u64 = 10;
+/// What an entry of a Maglev table keeps: its owner.
+pub const MAGLEV_ENTRY_BYTES: u64 = 2;
+/// What a slot of a rendezvous table keeps: three ranks.
+pub const RENDEZVOUS_SLOT_BYTES: u64 = 6;
+/// Endpoints drawn: fewer is no choice, and more than ten gain nothing (gRFC A48 stops there too).
+pub const CHOICE_COUNT: RangeInclusive<u64> = 2..=10;
+/// Exponent of the requests in flight, in thousandths; 0 ignores them, and from 10 on the
+/// least loaded endpoint gets everything.
+pub const ACTIVE_REQUEST_BIAS_MILLI: RangeInclusive<u64> = 0..=10_000;
+/// Decay of latencies: shorter, and one request is all that counts; longer, and it is no news.
+pub const DECAY_TIME: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(600);
+/// Latency of an endpoint without history: between a call on one host and a time-out.
+pub const DEFAULT_RTT: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(60);
+/// Length of a pattern, in bytes: it is for a header's value, not for a document.
+pub const PATTERN_BYTES: RangeInclusive<usize> = 1..=512;
+/// Length of a substitution, in bytes.
+pub const SUBSTITUTION_BYTES: RangeInclusive<usize> = 0..=512;
+/// Life of a cookie: browsers cut it to 400 days (RFC 6265bis, section 5.5).
+pub const COOKIE_TTL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(400 * 86_400);
+/// Length of a cookie's path, in bytes: it is sent with the cookie.
+pub const COOKIE_PATH_BYTES: RangeInclusive<usize> = 0..=255;
+/// Window of a slow start: Envoy counts an endpoint's age from 1 s on; a day is no start.
+pub const SLOW_START_WINDOW: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(86_400);
+/// Exponent of a slow start in thousandths: 0 would divide by zero, and 10 is full speed at once.
+pub const AGGRESSION_MILLI: RangeInclusive<u64> = 1..=10_000;
+/// Time for which load reports are not believed yet; 0: they are at once.
+pub const BLACKOUT_PERIOD: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// Time after which a load report is old: shorter, and a quiet second forgets all.
+pub const WEIGHT_EXPIRATION_PERIOD: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(86_400);
+/// Time between computations of weights; gRFC A58 allows no less either.
+pub const WEIGHT_UPDATE_PERIOD: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
+/// How much errors count, in thousandths; beyond 100 one error in a hundred doubles any load.
+pub const ERROR_UTILIZATION_PENALTY_MILLI: RangeInclusive<u64> = 0..=100_000;
+/// Overprovisioning in percent: below 100 the healthy would get less than they can take.
+pub const OVERPROVISIONING_FACTOR: RangeInclusive<u64> = 100..=10_000;
+/// Endpoints below which zones do not matter; 0: they always do.
+pub const MIN_CLUSTER_SIZE: RangeInclusive<u64> = 0..=ENDPOINTS_MAX as u64;
+/// Selectors of subsets: each is a header that is looked for on each request.
+pub const SELECTORS: RangeInclusive<usize> = 1..=8;
+/// Endpoints of a random subset.
+pub const SUBSET_SIZE: RangeInclusive<u64> = 1..=ENDPOINTS_MAX as u64;
+/// Length of a secret, in bytes: fewer than 128 bits can be guessed.
+pub const SECRET_BYTES: RangeInclusive<usize> = 16..=255;
 /// Failures in a row; 0 turns it off, and beyond 1,000 it would never fire before clients notice.
 pub const CONSECUTIVE_FAILURES: RangeInclusive<u64> = 0..=1000;
 /// A share of a whole.

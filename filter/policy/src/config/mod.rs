@@ -9,18 +9,25 @@
 
 use core::{fmt, time::Duration};
 
+mod circuit_breaker;
 mod duration;
+mod hash_policy;
 mod json;
+mod lb_policy;
 pub mod limits;
 pub mod raw;
 mod read;
+mod retry;
+mod selection;
 mod settings;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod validate;
 
 pub use crate::hash::HashFunction;
 pub use raw::{FIELDS, Field};
+pub use tables::table_bytes;
 pub use validate::parse;
 
 /// Why a configuration was refused. Displays as `path: reason`.

@@ -6,9 +6,10 @@
 use core::time::Duration;
 
 use super::{
-    AdminSource, Budget, CircuitBreaker, ClusterSettings, HashFunction, LbPolicy, Retry,
-    SuccessRate,
+    AdminSource, Budget, CircuitBreaker, ClusterSettings, LbPolicy, OrcaWeights, Retry, SuccessRate,
 };
+
+mod selection;
 
 /// One field of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +34,28 @@ const fn field(
 }
 
 /// Every field of the configuration, in the order of the README's table.
-pub const FIELDS: &[Field] = &[
+pub const FIELDS: &[Field] = &joined::<COUNT>([SOURCES, selection::SELECTION, FAILURES]);
+
+const COUNT: usize = SOURCES.len() + selection::SELECTION.len() + FAILURES.len();
+
+/// The tables one after the other, of which there are `N` rows.
+#[allow(clippy::indexing_slicing, reason = "evaluated by the compiler, which stops at a mistake")]
+const fn joined<const N: usize>(tables: [&[Field]; 3]) -> [Field; N] {
+    let mut all = [field("", "", "", ""); N];
+    let (mut table, mut row, mut at) = (0, 0, 0);
+    while at < N {
+        if row == tables[table].len() {
+            (table, row) = (table + 1, 0);
+        } else {
+            all[at] = tables[table][row];
+            (row, at) = (row + 1, at + 1);
+        }
+    }
+    all
+}
+
+/// Where clusters and endpoints come from.
+const SOURCES: &[Field] = &[
     field(
         "membership.envoy_admin.cluster",
         r#""outrigger_admin""#,
@@ -55,8 +77,9 @@ pub const FIELDS: &[Field] = &[
     field(
         "defaults",
         "{}",
-        "`lb_policy`, `hash_policy`, `circuit_breaker`, `retry`",
-        "the same four blocks as in a cluster, for what a cluster does not say itself",
+        "`lb_policy`, `hash_policy`, `slow_start`, `orca_weights`, `overprovisioning_factor`, \
+         `zone_aware`, `subsets`, `random_subsetting`, `session`, `circuit_breaker`, `retry`",
+        "the same blocks as in a cluster, for what a cluster does not say itself",
     ),
     field(
         "clusters",
@@ -121,73 +144,15 @@ pub const FIELDS: &[Field] = &[
         "sub-zone of the endpoint",
     ),
     field(
-        "clusters[].lb_policy",
-        r#"{"round_robin": {}}"#,
-        "one of `round_robin`, `ring_hash`, `maglev`",
-        "how endpoints are ordered, exactly as Envoy's policy of that name does",
-    ),
-    field(
-        "clusters[].lb_policy.round_robin",
+        "clusters[].membership.static.endpoints[].metadata",
         "{}",
-        "an object",
-        "weighted round robin; has no fields",
-    ),
-    field(
-        "clusters[].lb_policy.ring_hash.minimum_ring_size",
-        "1024",
-        "1..8388608",
-        "least entries of the ring",
-    ),
-    field(
-        "clusters[].lb_policy.ring_hash.maximum_ring_size",
-        "8388608",
-        "1..8388608",
-        "most entries of the ring; at least `minimum_ring_size`",
-    ),
-    field(
-        "clusters[].lb_policy.ring_hash.hash_function",
-        r#""xx_hash""#,
-        "`xx_hash`, `murmur_hash_2`",
-        "hash of the ring's entries",
-    ),
-    field(
-        "clusters[].lb_policy.maglev.table_size",
-        "65537",
-        "a prime in 2..5000011",
-        "entries of the table",
-    ),
-    field(
-        "clusters[].hash_policy",
-        "[]",
         "0..16 items",
-        "what `ring_hash` and `maglev` hash, combined as in Envoy; each item has one of `header`, \
-         `cookie`, `connection_properties`, `path`",
+        "strings by keys of up to 255 bytes each, which `subsets` choose by",
     ),
-    field(
-        "clusters[].hash_policy[].header.header_name",
-        "required",
-        "1..255 bytes",
-        "hash this request header, such as `x-user` or `:authority`",
-    ),
-    field("clusters[].hash_policy[].cookie.name", "required", "1..255 bytes", "hash this cookie"),
-    field(
-        "clusters[].hash_policy[].connection_properties.source_ip",
-        "required",
-        "true",
-        "hash the downstream's IP address",
-    ),
-    field(
-        "clusters[].hash_policy[].path",
-        "unset",
-        "an object",
-        "hash the path without its query; has no fields",
-    ),
-    field(
-        "clusters[].hash_policy[].terminal",
-        "false",
-        "true or false",
-        "stop here once there is a hash",
-    ),
+];
+
+/// When an endpoint is taken out, and how often a request is tried.
+const FAILURES: &[Field] = &[
     field(
         "clusters[].circuit_breaker.consecutive_failures",
         "5",
@@ -280,15 +245,41 @@ pub const FIELDS: &[Field] = &[
     ),
 ];
 
-/// Ring sizes and hash when `ring_hash` does not say.
-pub(super) const RING_HASH: LbPolicy = LbPolicy::RingHash {
-    minimum_ring_size: 1024,
-    maximum_ring_size: 8_388_608,
-    hash_function: HashFunction::XxHash,
-    hash_balance_factor: 0,
+/// Least entries of a ring, as in Envoy.
+pub(super) const MINIMUM_RING_SIZE: u64 = 1024;
+/// Most entries of a ring, as in Envoy.
+pub(super) const MAXIMUM_RING_SIZE: u64 = 8_388_608;
+/// Entries of a Maglev table, as in Envoy.
+pub(super) const MAGLEV_TABLE_SIZE: u64 = 65_537;
+/// Slots of a rendezvous table: as many as Maglev's entries, of which a power of two may be had.
+pub(super) const RENDEZVOUS_TABLE_SIZE: u64 = 65_536;
+/// Endpoints drawn, as in Envoy.
+pub(super) const CHOICE_COUNT: u32 = 2;
+/// Exponent of the requests in flight, as in Envoy: 1.0.
+pub(super) const ACTIVE_REQUEST_BIAS_MILLI: u32 = 1000;
+/// Decay of latencies, as in Finagle and Linkerd.
+pub(super) const DECAY_TIME: Duration = Duration::from_secs(10);
+/// Latency of an endpoint without history, as in Linkerd.
+pub(super) const DEFAULT_RTT: Duration = Duration::from_millis(30);
+/// Exponent of a slow start, as in Envoy: 1.0.
+pub(super) const AGGRESSION_MILLI: u32 = 1000;
+/// Least share in a slow start, as in Envoy.
+pub(super) const MIN_WEIGHT_PERCENT: u32 = 10;
+/// Load reports, as in gRFC A58.
+pub(super) const ORCA_WEIGHTS: OrcaWeights = OrcaWeights {
+    blackout_period: Duration::from_secs(10),
+    weight_expiration_period: Duration::from_secs(180),
+    weight_update_period: Duration::from_secs(1),
+    error_utilization_penalty_milli: 1000,
 };
-/// Table size when `maglev` does not say.
-pub(super) const TABLE_SIZE: u64 = 65_537;
+/// Share of requests that zones matter for, as in Envoy.
+pub(super) const ROUTING_ENABLED: u32 = 100;
+/// Endpoints below which zones do not matter, as in Envoy.
+pub(super) const MIN_CLUSTER_SIZE: u32 = 6;
+/// Path of a session's cookie: the whole site.
+pub(super) const SESSION_COOKIE_PATH: &str = "/";
+/// Life of a session's cookie: as long as the browser runs.
+pub(super) const SESSION_TTL: Duration = Duration::ZERO;
 /// Weight of an endpoint that does not say.
 pub(super) const WEIGHT: u32 = 1;
 /// Methods that RFC 9110, section 9.2.2, calls idempotent; `CONNECT` is not among them.

@@ -49,6 +49,21 @@ impl<'a> Object<'a> {
         })
     }
 
+    /// What `read` makes of the value of `key`, or `default` without one.
+    pub(super) fn or<T>(
+        &self,
+        key: &'static str,
+        default: T,
+        read: impl FnOnce(&Cursor<'a>) -> Result<T, ConfigError>,
+    ) -> Result<T, ConfigError> {
+        self.get(key).map_or(Ok(default), |at| read(&at))
+    }
+
+    /// The path of `key`, whether it is there or not.
+    pub(super) fn path(&self, key: &'static str) -> String {
+        Cursor { node: &Node::Null, parent: Some(self.at), step: Step::Key(key) }.path()
+    }
+
     /// The one of `keys` that is there; none and several are errors.
     pub(super) fn one_of(
         &self,
@@ -127,18 +142,38 @@ impl<'a> Cursor<'a> {
             return Err(self.must("a list"));
         };
         if !count.contains(&items.len()) {
-            return Err(self.error(&format!(
-                "must be {}..{} items, got {}",
-                count.start(),
-                count.end(),
-                items.len()
-            )));
+            return Err(self.count_error(count, items.len()));
         }
         Ok(items.iter().enumerate().map(|(i, node)| Cursor {
             node,
             parent: Some(self),
             step: Step::Index(i),
         }))
+    }
+
+    /// The values of the object here, of which there are `count`, by keys of the user's own.
+    pub(super) fn entries(
+        &'a self,
+        count: &RangeInclusive<usize>,
+    ) -> Result<impl Iterator<Item = Result<(&'a str, Cursor<'a>), ConfigError>>, ConfigError> {
+        let Node::Object(entries) = self.node else {
+            return Err(self.must("an object"));
+        };
+        if !count.contains(&entries.len()) {
+            return Err(self.count_error(count, entries.len()));
+        }
+        Ok(entries.iter().enumerate().map(|(i, (key, node))| {
+            let at = Cursor { node, parent: Some(self), step: Step::Key(key) };
+            if entries.iter().take(i).any(|(earlier, _)| earlier == key) {
+                return Err(at.error("must be written once, got it twice"));
+            }
+            Ok((key.as_str(), at))
+        }))
+    }
+
+    fn count_error(&self, count: &RangeInclusive<usize>, got: usize) -> ConfigError {
+        let (least, most) = (count.start(), count.end());
+        self.error(&format!("must be {least}..{most} items, got {got}"))
     }
 
     /// The string here, of so many `bytes`.
@@ -151,6 +186,43 @@ impl<'a> Cursor<'a> {
         }
         let (least, most) = (bytes.start(), bytes.end());
         Err(self.error(&format!("must be {least}..{most} bytes, got {} bytes", text.len())))
+    }
+
+    /// The string here, if it is a token of RFC 9110, section 5.6.2.
+    pub(super) fn token(&self, bytes: &RangeInclusive<usize>) -> Result<&'a str, ConfigError> {
+        let text = self.text(bytes)?;
+        let is_token =
+            |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if text.bytes().all(is_token) {
+            return Ok(text);
+        }
+        Err(self.must("an HTTP token: letters, digits and !#$%&'*+-.^_`|~"))
+    }
+
+    /// The string here, which something or somebody is called by.
+    pub(super) fn name(&self, bytes: &RangeInclusive<usize>) -> Result<&'a str, ConfigError> {
+        let name = self.text(bytes)?;
+        if name.chars().any(char::is_control) {
+            return Err(self.must("free of control characters"));
+        }
+        Ok(name)
+    }
+
+    /// The string here, which no error repeats.
+    pub(super) fn secret(&self, bytes: &RangeInclusive<usize>) -> Result<&'a str, ConfigError> {
+        match self.node {
+            Node::Text(_) => self.text(bytes),
+            _ => Err(self.error("must be a string, got something else")),
+        }
+    }
+
+    /// What the word here stands for, of those that may stand here.
+    pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, ConfigError> {
+        let text = self.text(&(0..=usize::MAX))?;
+        words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning).ok_or_else(|| {
+            let words: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+            self.must(&words.join(" or "))
+        })
     }
 
     /// The whole number here, in `range`.
@@ -168,6 +240,37 @@ impl<'a> Cursor<'a> {
     /// The whole number here, in `range`, which is one of `u32`.
     pub(super) fn whole_u32(&self, range: &RangeInclusive<u64>) -> Result<u32, ConfigError> {
         self.whole(range).map(|value| u32::try_from(value).unwrap_or(u32::MAX))
+    }
+
+    /// The number here in thousandths, in a `range` of thousandths.
+    ///
+    /// What has more decimals is refused, not rounded: whoever wrote it wanted to say something.
+    /// The comparison is exact, because a quotient is rounded as the same decimal is when read.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        clippy::float_cmp,
+        reason = "in a range that is far below 2^53, checked before the comparison counts"
+    )]
+    pub(super) fn milli(&self, range: &RangeInclusive<u64>) -> Result<u32, ConfigError> {
+        let (milli, is_exact) = match self.node {
+            Node::Whole(value) => (value.saturating_mul(1000), true),
+            Node::Number(value) if *value > 0.0 => {
+                let milli = (value * 1000.0).round() as u64;
+                (milli, milli as f64 / 1000.0 == *value)
+            }
+            Node::Number(_) => (u64::MAX, true),
+            _ => return Err(self.must("a number")),
+        };
+        if !range.contains(&milli) {
+            let (least, most) = (shown_milli(*range.start()), shown_milli(*range.end()));
+            return Err(self.must(&format!("{least}..{most}")));
+        }
+        if !is_exact {
+            return Err(self.must("a number of at most 3 decimals"));
+        }
+        Ok(u32::try_from(milli).unwrap_or(u32::MAX))
     }
 
     /// The truth value here.
@@ -245,6 +348,15 @@ pub(super) fn shown(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         None => format!("{text:?}"),
         Some((end, _)) => format!("{:?}...", text.get(..end).unwrap_or_default()),
+    }
+}
+
+/// Thousandths as people write them: `2`, `0.001`.
+fn shown_milli(milli: u64) -> String {
+    let (whole, rest) = (milli / 1000, milli % 1000);
+    match rest {
+        0 => whole.to_string(),
+        _ => format!("{whole}.{rest:03}").trim_end_matches('0').into(),
     }
 }
 

@@ -5,6 +5,9 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
 
+mod selection;
+mod tables;
+
 /// Every field, each at a value that is not its default where it can be.
 const BASELINE: &str = r#"{
   "membership": {"envoy_admin": {"cluster": "admin", "interval": "2s", "timeout": "250ms"}},
@@ -28,7 +31,7 @@ const BASELINE: &str = r#"{
       {"header": {"header_name": "X-Key"}, "terminal": true},
       {"cookie": {"name": "sid"}},
       {"connection_properties": {"source_ip": true}},
-      {"path": {}}
+      {"path": {}}, {"query_parameter": {"name": "Q"}}
     ],
     "circuit_breaker": {
       "consecutive_failures": 6,
@@ -54,23 +57,52 @@ fn err(json: &str) -> String {
     }
 }
 
-/// A document with `value` at `path`, and what is required around it.
-fn at(path: &str, value: &str) -> String {
-    let mut json = value.to_owned();
-    for step in path.rsplit('.') {
-        let (key, is_list) = step.strip_suffix("[]").map_or((step, false), |key| (key, true));
-        if is_list {
-            let required = match key {
-                "clusters" if path != "clusters[].name" => r#""name": "backend", "#,
-                "endpoints" if !path.ends_with(".address") => r#""address": "10.0.0.1:80", "#,
-                "hash_policy" if path.ends_with(".terminal") => r#""path": {}, "#,
-                _ => "",
-            };
-            json = format!("[{}]", json.replacen('{', &format!("{{{required}"), 1));
-        }
-        json = format!("{{\"{key}\": {json}}}");
+/// What the object at a step of a path requires.
+fn required(step: &str) -> &'static [(&'static str, &'static str)] {
+    match step {
+        "clusters[]" => &[("name", r#""backend""#)],
+        "endpoints[]" => &[("address", r#""10.0.0.1:80""#)],
+        "header" => &[("header_name", r#""x""#)],
+        "regex_rewrite" => &[("pattern", r#"{"regex": "a"}"#)],
+        "cookie" => &[("name", r#""sid""#)],
+        "slow_start" => &[("slow_start_window", r#""30s""#)],
+        "zone_aware" => &[("local_cluster", r#""self""#)],
+        "subsets" => &[("selectors", r#"[{"key": "k", "header": "h"}]"#)],
+        "selectors[]" => &[("key", r#""k""#), ("header", r#""h""#)],
+        "session" => &[("cookie", r#"{"name": "sid"}"#), ("secret", r#""sixteen bytes, or more""#)],
+        _ => &[],
     }
-    json
+}
+
+/// A document with `value` at `path`, and what is required around it; without a value,
+/// what is required alone.
+fn document(path: &str, value: Option<&str>) -> String {
+    let mut json = value.map(str::to_owned);
+    let mut child = "";
+    for (depth, step) in path.rsplit('.').enumerate() {
+        let key = step.trim_end_matches("[]");
+        if depth > 0 {
+            let mut entries: Vec<String> = required(step)
+                .iter()
+                .filter(|(name, _)| *name != child)
+                .map(|(name, value)| format!("\"{name}\": {value}"))
+                .collect();
+            if (step, child) == ("hash_policy[]", "terminal") {
+                entries.push(r#""path": {}"#.into());
+            }
+            entries.extend(json.map(|json| format!("\"{child}\": {json}")));
+            json = Some(format!("{{{}}}", entries.join(", ")));
+        }
+        if step != key {
+            json = json.map(|json| format!("[{json}]"));
+        }
+        child = key;
+    }
+    json.map_or("{}".into(), |json| format!("{{\"{child}\": {json}}}"))
+}
+
+fn at(path: &str, value: &str) -> String {
+    document(path, Some(value))
 }
 
 fn indexed(path: &str) -> String {
@@ -133,6 +165,7 @@ fn every_field_of_the_baseline_arrives() {
                 ),
                 source(HashSource::SourceIp, false),
                 source(HashSource::Path, false),
+                source(HashSource::QueryParameter("Q".into()), false),
             ],
             circuit_breaker: CircuitBreaker {
                 consecutive_failures: 6,
@@ -200,18 +233,7 @@ fn the_table_of_fields_states_the_defaults_that_hold() {
             continue;
         }
         let explicit = ok(&at(field.path, field.default));
-        let mut config = ok(&at("clusters[].membership", "{}"));
-        if field.path.contains(".ring_hash") {
-            config = ok(&at("clusters[].lb_policy", r#"{"ring_hash": {}}"#));
-        } else if field.path.contains(".maglev") {
-            config = ok(&at("clusters[].lb_policy", r#"{"maglev": {}}"#));
-        } else if field.path.contains(".static") {
-            config = ok(&at("clusters[].membership.static.endpoints[].locality", "{}"));
-        } else if field.path.ends_with(".terminal") {
-            config = ok(&at("clusters[].hash_policy", r#"[{"path": {}}]"#));
-        } else if !field.path.starts_with("clusters[]") {
-            config = Config::default();
-        }
+        let config = ok(&document(field.path, None));
         assert_eq!(explicit, config, "{}", field.path);
     }
 }
@@ -220,8 +242,10 @@ fn the_table_of_fields_states_the_defaults_that_hold() {
 fn every_field_refuses_another_type_by_its_own_path() {
     for field in FIELDS {
         let nothing = ["null", "{}", "[]", "true", "\"\\u0000\"", "-0.5"];
+        let is_block = field.range == "an object or null";
         let refused: Vec<String> = nothing
             .iter()
+            .filter(|value| !(is_block && ["null", "{}"].contains(value)))
             .filter_map(|value| parse(at(field.path, value).as_bytes()).err())
             .map(|error| {
                 assert_eq!(error.path, indexed(field.path), "{}", error.reason);
@@ -246,16 +270,16 @@ fn every_number_and_duration_refuses_what_is_out_of_the_range_in_the_table() {
             continue;
         }
         let is_duration = most.ends_with(|c: char| c.is_alphabetic());
-        let values = if is_duration { ["\"0s\"", "\"1000000h\""] } else { ["-1", "4294967296"] };
-        for value in values {
-            let got = value;
+        let (low, high) =
+            if is_duration { ("\"0s\"", "\"1000000h\"") } else { ("-1", "4294967296") };
+        for got in [low, high].into_iter().skip(usize::from(least == "0s")) {
             assert_eq!(
-                err(&at(field.path, value)),
+                err(&at(field.path, got)),
                 format!("{}: must be {range}, got {got}", indexed(field.path))
             );
         }
         // The ends themselves are in; where another field bounds them, it is set along.
-        for end in [least, most] {
+        for end in [least.trim_start_matches("0 or "), most] {
             if field.path.ends_with(".priority") && end != "0" {
                 continue;
             }
@@ -270,13 +294,11 @@ fn every_number_and_duration_refuses_what_is_out_of_the_range_in_the_table() {
                     "{\"base_ejection_time\": \"24h\"",
                     "{\"base_ejection_time\": \"24h\", \"max_ejection_time\": \"24h\"",
                 );
-            if !field.path.ends_with("table_size") || end == "2" {
-                ok(&json);
-            }
+            ok(&json);
         }
         checked += 1;
     }
-    assert_eq!(checked, 21, "fields with a numeric range");
+    assert_eq!(checked, 43, "fields with a numeric range");
 }
 
 #[test]
@@ -292,8 +314,8 @@ fn an_unknown_field_is_named_with_those_that_are_known() {
          (known here: `percent`, `min_retries_per_second`, `interval`)"
     );
     assert_eq!(
-        err(r#"{"clusters": [{"name": "a", "lb_policy": {"round_robin": {"x": 1}}}]}"#),
-        "clusters[0].lb_policy.round_robin.x: unknown field (known here: none)"
+        err(r#"{"clusters": [{"name": "a", "lb_policy": {"random": {"x": 1}}}]}"#),
+        "clusters[0].lb_policy.random.x: unknown field (known here: none)"
     );
     let weird = err("{\"a b\\n\": 1}");
     assert!(weird.starts_with(r#"["a b\n"]: unknown field"#), "{weird}");
@@ -317,7 +339,8 @@ fn every_known_field_is_in_the_table_at_every_level() {
     prefixes.dedup();
     let is_field = |path: &str| FIELDS.iter().any(|field| field.path == path);
     let mut levels = 0;
-    for prefix in prefixes.iter().filter(|prefix| !is_field(prefix)) {
+    let has_fields = |path: &str| FIELDS.iter().any(|f| f.path.starts_with(&format!("{path}.")));
+    for prefix in prefixes.iter().filter(|prefix| !is_field(prefix) || has_fields(prefix)) {
         let json = if prefix.is_empty() {
             r#"{"nonsense": 1}"#.into()
         } else {
@@ -335,7 +358,7 @@ fn every_known_field_is_in_the_table_at_every_level() {
         }
         levels += 1;
     }
-    assert!(levels >= 15, "{levels}");
+    assert!(levels >= 35, "{levels}");
     let defaults = err(r#"{"defaults": {"name": 1}}"#);
     assert!(defaults.contains(&format!("(known here: {})", raw_range("defaults"))), "{defaults}");
 }
@@ -537,17 +560,18 @@ fn fields_that_bound_each_other_are_checked_where_they_were_written() {
 fn one_policy_is_chosen_not_none_nor_two() {
     assert_eq!(
         err(&at("clusters[].lb_policy", "{}")),
-        "clusters[0].lb_policy: must have one of `round_robin`, `ring_hash`, `maglev`, got none"
+        "clusters[0].lb_policy: must have one of `round_robin`, `random`, `least_request`, \
+         `peak_ewma`, `ring_hash`, `maglev`, `rendezvous`, got none"
     );
     assert_eq!(
         err(&at("clusters[].lb_policy", r#"{"maglev": {}, "round_robin": {}}"#)),
-        "clusters[0].lb_policy: must have one of `round_robin`, `ring_hash`, `maglev`, got both \
-         `round_robin` and `maglev`"
+        "clusters[0].lb_policy: must have one of `round_robin`, `random`, `least_request`, \
+         `peak_ewma`, `ring_hash`, `maglev`, `rendezvous`, got both `round_robin` and `maglev`"
     );
     assert_eq!(
         err(&at("clusters[].hash_policy", r#"[{"path": {}}, {"terminal": true}]"#)),
         "clusters[0].hash_policy[1]: must have one of `header`, `cookie`, \
-         `connection_properties`, `path`, got none"
+         `connection_properties`, `path`, `query_parameter`, got none"
     );
     assert_eq!(
         err(&at("clusters[].hash_policy[].connection_properties.source_ip", "false")),

@@ -10,7 +10,8 @@ use super::{
     json::Node,
     limits, raw,
     read::{Cursor, Object, shown},
-    settings::{BLOCKS, settings},
+    settings::{BLOCKS, CLUSTER, settings},
+    tables::{self, Tables},
 };
 
 /// Reads and checks a configuration; input that is empty or all white space counts as `{}`.
@@ -44,6 +45,9 @@ pub fn parse(json: &[u8]) -> Result<Config, ConfigError> {
         Some(at) => clusters(&at, &defaults)?,
         None => Vec::new(),
     };
+    if clusters.is_empty() {
+        tables::fit_every_cluster(&defaults.lb_policy)?;
+    }
     Ok(Config { admin, defaults, clusters })
 }
 
@@ -55,7 +59,7 @@ fn admin(at: &Cursor<'_>) -> Result<AdminSource, ConfigError> {
     };
     let block = at.object(&["cluster", "interval", "timeout"])?;
     if let Some(at) = block.get("cluster") {
-        source.cluster = name(&at)?.into();
+        source.cluster = at.name(&limits::NAME_BYTES)?.into();
     }
     if let Some(at) = block.get("interval") {
         source.interval = at.duration(&limits::POLL_INTERVAL)?;
@@ -71,41 +75,27 @@ fn clusters(
     defaults: &ClusterSettings,
 ) -> Result<Vec<ClusterConfig>, ConfigError> {
     let mut clusters: Vec<ClusterConfig> = Vec::new();
+    let mut tables = Tables::default();
     for item in at.list(&(0..=limits::CLUSTERS_MAX))? {
-        let [lb_policy, hash_policy, circuit_breaker, retry] = BLOCKS;
-        let block = item.object(&[
-            "name",
-            "match",
-            "membership",
-            lb_policy,
-            hash_policy,
-            circuit_breaker,
-            retry,
-        ])?;
+        let block = item.object(&CLUSTER)?;
         let at = block.required("name")?;
-        let name = name(&at)?;
+        let name = at.name(&limits::NAME_BYTES)?;
         if let Some(first) = clusters.iter().position(|earlier| earlier.name == name) {
             return Err(at.error(&format!(
                 "must be unique, got {} again (first in clusters[{first}])",
                 at.got()
             )));
         }
-        clusters.push(ClusterConfig {
+        let cluster = ClusterConfig {
             name: name.into(),
             matches: block.get("match").map_or_else(|| Ok(Match::default()), |at| matches(&at))?,
             static_endpoints: static_endpoints(&block)?,
             settings: settings(&block, defaults)?,
-        });
+        };
+        tables.add(&block, &cluster)?;
+        clusters.push(cluster);
     }
     Ok(clusters)
-}
-
-fn name<'a>(at: &Cursor<'a>) -> Result<&'a str, ConfigError> {
-    let name = at.text(&limits::NAME_BYTES)?;
-    if name.chars().any(char::is_control) {
-        return Err(at.must("free of control characters"));
-    }
-    Ok(name)
 }
 
 fn matches(at: &Cursor<'_>) -> Result<Match, ConfigError> {
@@ -193,7 +183,7 @@ fn endpoint(
     index: usize,
     seen: &mut HashMap<String, usize>,
 ) -> Result<StaticEndpoint, ConfigError> {
-    let block = at.object(&["address", "weight", "priority", "locality"])?;
+    let block = at.object(&["address", "weight", "priority", "locality", "metadata"])?;
     let given = block.required("address")?;
     let address = address(&given)?;
     if let Some(first) = seen.insert(address.clone(), index) {
@@ -227,7 +217,25 @@ fn endpoint(
             }
         }
     }
+    if let Some(at) = block.get("metadata") {
+        endpoint.metadata = metadata(&at)?;
+    }
     Ok(endpoint)
+}
+
+fn metadata(at: &Cursor<'_>) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut metadata = Vec::new();
+    for entry in at.entries(&(0..=limits::METADATA_MAX))? {
+        let (key, at) = entry?;
+        if !limits::NAME_BYTES.contains(&key.len()) {
+            let (least, most, got) =
+                (limits::NAME_BYTES.start(), limits::NAME_BYTES.end(), key.len());
+            return Err(at.error(&format!("key must be {least}..{most} bytes, got {got} bytes")));
+        }
+        metadata.push((key.into(), at.text(&(0..=*limits::NAME_BYTES.end()))?.into()));
+    }
+    metadata.sort_unstable();
+    Ok(metadata)
 }
 
 /// An address in Envoy's spelling, which is the only one that its override policy finds.

@@ -2,25 +2,34 @@
 
 use hashbrown::HashMap;
 
+use super::load::{Drift, Tracking};
+use super::tables::{Material, NOWHERE, Tables};
 use crate::attempt::budget::{Budget, Totals};
 use crate::config::ClusterSettings;
 use crate::key::CompiledKey;
-use crate::membership::Endpoint;
+use crate::key::session::Tokens;
+use crate::membership::{Endpoint, Health};
 use crate::metrics::{Id, Sums};
-use crate::pick::{Member, Picker};
+use crate::outcome::flights::NO_SLOT;
+use crate::pick::SLICE_UNITS;
 use crate::state::breaker::Record;
+use crate::state::slow_start::Acceptances;
 use crate::state::{Row, Table};
 use crate::time::Instant;
 
 /// How long after a failure a worker asks for the process's totals at every request.
 const HOT: core::time::Duration = core::time::Duration::from_secs(2);
 
-/// The endpoints of one priority, and the order over them.
-#[derive(Debug)]
-pub(super) struct Level {
-    pub(super) picker: Picker,
-    /// The picker's places as places in the cluster's table.
-    pub(super) members: Vec<u32>,
+/// What a cluster's tables are built with beside its own endpoints.
+#[derive(Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    /// Endpoints of the cluster that this proxy belongs to, for zones.
+    pub(super) local: &'a [Endpoint],
+    /// This proxy's zone.
+    pub(super) zone: &'a str,
+    pub(super) seed: u64,
+    pub(super) identity: u64,
+    pub(super) now: Instant,
 }
 
 /// One cluster.
@@ -32,12 +41,30 @@ pub(super) struct Cluster {
     /// By place in the membership, as everything else of an endpoint.
     pub(super) addresses: Vec<String>,
     pub(super) table: Table,
-    /// Most preferred first.
-    pub(super) levels: Vec<Level>,
+    /// What requests use.
+    pub(super) tables: Tables,
+    /// What is being built to replace it.
+    draft: Option<Tables>,
+    /// Whether the draft was overtaken by another change.
+    again: bool,
     /// Grows when places change their meaning.
     pub(super) generation: u32,
     pub(super) budget: Budget,
     pub(super) sums: Sums,
+    /// What its policy wants to know of loads.
+    pub(super) tracking: Tracking,
+    /// Counters of requests in flight, by place; empty until they are given out.
+    pub(super) slots: Vec<u32>,
+    /// The counter of all of them together.
+    pub(super) total_slot: u32,
+    pub(super) drifts: Vec<Drift>,
+    /// How likely each endpoint is accepted as a first choice.
+    pub(super) acceptances: Acceptances,
+    /// Weights that follow load, by place; empty: the membership's.
+    pub(super) weights: Vec<u32>,
+    /// Who a session's cookie may name.
+    pub(super) tokens: Option<Tokens>,
+    healths: Vec<Health>,
     places: HashMap<String, u32>,
     hot_until: Instant,
     /// Whether a phase changed since admission was worked out.
@@ -48,14 +75,24 @@ impl Cluster {
     pub(super) fn new(name: &str, settings: ClusterSettings) -> Self {
         Self {
             name: name.into(),
+            tracking: Tracking::of(&settings.lb_policy),
             key: CompiledKey::new(&settings.hash_policy),
+            tokens: settings.session.as_ref().map(|s| Tokens::new(&s.secret, name)),
             settings,
             addresses: Vec::new(),
             table: Table::default(),
-            levels: Vec::new(),
+            tables: Tables::default(),
+            draft: None,
+            again: false,
             generation: 0,
             budget: Budget::default(),
             sums: Sums::default(),
+            slots: Vec::new(),
+            total_slot: NO_SLOT,
+            drifts: Vec::new(),
+            acceptances: Acceptances::default(),
+            weights: Vec::new(),
+            healths: Vec::new(),
             places: HashMap::new(),
             hot_until: Instant::ZERO,
             stale: false,
@@ -67,24 +104,95 @@ impl Cluster {
         self.places.get(address).copied()
     }
 
-    /// Replaces the endpoints; who stays keeps what is known of it.
-    pub(super) fn rebuild(&mut self, endpoints: &[Endpoint], seed: u64) {
+    /// Whether the endpoint at `place` may go on with sessions that it has.
+    pub(super) fn keeps_sessions(&self, place: u32) -> bool {
+        self.healths.get(place as usize).is_some_and(|health| health.keeps_sessions())
+            && self.table.row(place).is_some_and(Row::is_admitted)
+    }
+
+    /// Replaces the endpoints; who stays keeps what is known of it. The tables follow, in slices.
+    pub(super) fn rebuild(&mut self, endpoints: &[Endpoint], around: &Surroundings<'_>) {
         let old = core::mem::take(&mut self.places);
+        let mut moved = vec![NOWHERE; old.len()];
         let mut rows: Vec<Option<Row>> =
             core::mem::take(&mut self.table).into_rows().into_iter().map(Some).collect();
+        let first = rows.is_empty();
         let mut kept = Vec::with_capacity(endpoints.len());
+        self.places.reserve(endpoints.len());
         for (place, endpoint) in (0_u32..).zip(endpoints) {
-            let row = old.get(endpoint.address.as_str()).and_then(|&at| rows.get_mut(at as usize));
-            kept.push(row.and_then(Option::take).unwrap_or_default());
+            let before = old.get(endpoint.address.as_str()).copied();
+            let row = before.and_then(|at| rows.get_mut(at as usize)).and_then(Option::take);
+            if let Some(to) = before.and_then(|at| moved.get_mut(at as usize)) {
+                *to = place;
+            }
+            // who is there from the beginning has not come lately
+            kept.push(row.unwrap_or_else(|| Row::new(around.now, !first)));
             self.places.insert(endpoint.address.clone(), place);
         }
         self.addresses = endpoints.iter().map(|e| e.address.clone()).collect();
+        if let Some(tokens) = &mut self.tokens {
+            tokens.rebuild(endpoints.iter().map(|e| e.address.as_str()));
+        }
+        self.healths = endpoints.iter().map(|e| e.health).collect();
         self.table = Table::new(kept);
         self.table.readmit(&self.settings.circuit_breaker);
-        self.levels = levels(endpoints, &self.settings, seed);
+        self.slots.clear();
+        self.drifts.clear();
         self.generation = self.generation.wrapping_add(1);
+        self.tables.relocate(&moved);
+        if let Some(draft) = &mut self.draft {
+            draft.relocate(&moved);
+        }
+        self.weights.clear();
+        self.begin_build(endpoints, around);
         self.sums.set(Id::Endpoints, u64::try_from(endpoints.len()).unwrap_or(u64::MAX));
         self.note_held_out();
+        self.refresh_acceptances(around.now);
+    }
+
+    /// Starts to build tables, or notes that they have to be built again after those that are
+    /// under way: a change that comes more often than a build takes must not keep it from ending.
+    pub(super) fn begin_build(&mut self, endpoints: &[Endpoint], around: &Surroundings<'_>) {
+        if self.draft.is_some() {
+            self.again = true;
+            return;
+        }
+        self.again = false;
+        let own: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
+        let follow_load = self.weights.len() == own.len();
+        self.draft = Some(Tables::begin(&Material {
+            endpoints,
+            weights: if follow_load { &self.weights } else { &own },
+            local: around.local,
+            zone: around.zone,
+            settings: &self.settings,
+            seed: around.seed,
+            identity: around.identity,
+        }));
+        // a small one is complete at once
+        self.build(SLICE_UNITS);
+    }
+
+    /// Builds on with about `units` of work. Returns whether there is more to do.
+    pub(super) fn build(&mut self, units: u32) -> bool {
+        let Some(draft) = &mut self.draft else { return false };
+        if !draft.build(units) {
+            return true;
+        }
+        if let Some(ready) = self.draft.take() {
+            self.tables = ready;
+            self.tables.weigh(&self.table, &self.settings);
+        }
+        self.again
+    }
+
+    /// Whether tables have to be built from the present endpoints once more.
+    pub(super) const fn wants_build(&self) -> bool {
+        self.again && self.draft.is_none()
+    }
+
+    pub(super) const fn is_building(&self) -> bool {
+        self.again || self.draft.is_some()
     }
 
     /// Takes over another worker's record of the endpoint at `place`; [`Cluster::readmit`] makes
@@ -102,6 +210,7 @@ impl Cluster {
     }
 
     pub(super) fn note_held_out(&mut self) {
+        self.tables.weigh(&self.table, &self.settings);
         self.sums.set(Id::EndpointsHeldOut, u64::from(self.table.held_out()));
     }
 
@@ -134,29 +243,13 @@ impl Cluster {
         let nothing = budget.percent == 0 && budget.min_retries_per_second == 0;
         nothing || now < self.hot_until || self.table.held_out() > 0 || self.table.is_panic()
     }
-}
 
-/// One level a priority. As in Envoy, a level's table holds the endpoints that Envoy calls
-/// healthy, or all of them when fewer than `healthy_panic_threshold` percent are.
-fn levels(endpoints: &[Endpoint], settings: &ClusterSettings, seed: u64) -> Vec<Level> {
-    let mut priorities: Vec<u32> = endpoints.iter().map(|e| e.priority).collect();
-    priorities.sort_unstable();
-    priorities.dedup();
-    let threshold = u64::from(settings.circuit_breaker.healthy_panic_threshold);
-    let mut levels = Vec::with_capacity(priorities.len());
-    for priority in priorities {
-        let all = || (0_u32..).zip(endpoints).filter(|(_, e)| e.priority == priority);
-        let total = all().count() as u64;
-        let healthy = all().filter(|(_, e)| e.health.is_healthy()).count() as u64;
-        let panic = healthy.saturating_mul(100) < total.saturating_mul(threshold);
-        let in_table: Vec<(u32, &Endpoint)> =
-            all().filter(|(_, e)| panic || e.health.is_healthy()).collect();
-        let member = |(_, e): &(u32, &'_ Endpoint)| (e.address.clone(), e.weight);
-        let owned: Vec<(String, u32)> = in_table.iter().map(member).collect();
-        let members: Vec<Member<'_>> =
-            owned.iter().map(|(key, weight)| Member { key, weight: *weight }).collect();
-        let picker = Picker::build(&settings.lb_policy, &members, seed ^ u64::from(priority));
-        levels.push(Level { picker, members: in_table.iter().map(|(place, _)| *place).collect() });
+    /// Works out how likely each endpoint is accepted as a first choice.
+    pub(super) fn refresh_acceptances(&mut self, now: Instant) {
+        if let Some(settings) = &self.settings.slow_start {
+            let members =
+                self.table.rows().iter().map(|row| (row.rising_since(), row.is_admitted()));
+            self.acceptances.refresh(settings, members, now);
+        }
     }
-    levels
 }

@@ -20,6 +20,25 @@ pub trait Environment {
     fn take_permit(&mut self, permit: u32, until: Instant, now: Instant) -> bool;
     /// Gives a permit back; it can be taken again from `free_from` on.
     fn release_permit(&mut self, permit: u32, free_from: Instant);
+    /// The time now, exactly; the `now` of the engine's calls may be as old as the last tick.
+    fn clock(&mut self) -> Instant;
+    /// Requests in flight that the counter at `slot` counts, over the whole process.
+    fn active(&mut self, slot: u32) -> u32;
+    /// Adds `by` to the counter at `slot`.
+    fn add_active(&mut self, slot: u32, by: i64);
+    /// What the host calls the stream that is being planned.
+    fn stream(&mut self) -> u32;
+    /// Has the answer of `stream` set a cookie: `value` is that of a `set-cookie` header.
+    fn set_cookie(&mut self, stream: u32, cookie: Cookie, value: &[u8]);
+}
+
+/// Which cookie of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cookie {
+    /// One that a hash policy generated.
+    Hash,
+    /// The one that names a session's endpoint.
+    Session,
 }
 
 /// Permits for half-open trials. An endpoint's permit is chosen by a hash of its name: two

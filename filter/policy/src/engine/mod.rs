@@ -13,12 +13,17 @@
 //! membership) comes in and goes out through [`Environment`] and the `merge_state`,
 //! `state_to_publish` and `snapshot` calls; the adapter carries the bytes and decides nothing.
 
+mod choose;
 mod cluster;
 mod head;
+mod load;
+mod members;
 mod report;
 mod request;
 mod routes;
+mod session;
 mod sync;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -27,15 +32,17 @@ use hashbrown::HashMap;
 use crate::attempt::Candidates;
 use crate::config::limits::CLUSTERS_MAX;
 use crate::config::{ClusterConfig, ClusterSettings, Config};
-use crate::membership::decode::{self, DecodeError, DecodeReason, Wanted};
-use crate::membership::{Endpoint, Membership, Update};
+use crate::key::Generated;
+use crate::membership::{Endpoint, Membership};
 use crate::metrics::{Id, Sums};
+use crate::outcome::flights::Flights;
 use crate::outcome::ledger::Ledger;
 use crate::state::breaker::Transition;
 use crate::state::share::Entry;
+use crate::state::slots::Slots;
 use crate::time::Instant;
 use cluster::Cluster;
-pub use head::{Environment, Head, PERMITS, permit_of};
+pub use head::{Cookie, Environment, Head, PERMITS, permit_of};
 pub use report::{AfterEnd, Attempt};
 pub use request::{Decision, Plan};
 use routes::{Learned, Routes};
@@ -54,6 +61,19 @@ pub struct Event {
 /// Events kept until the adapter takes them; more than that in a tick are only counted.
 pub const EVENTS_MAX: usize = 64;
 
+/// Where an engine runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    /// Gives workers different starting points.
+    pub seed: u64,
+    /// What the proxy is called, as a hash: the same for all its workers.
+    pub identity: u64,
+    /// The proxy's zone, or empty.
+    pub zone: String,
+    /// When the engine was made.
+    pub now: Instant,
+}
+
 /// One worker's engine.
 #[derive(Debug)]
 pub struct Engine {
@@ -66,6 +86,9 @@ pub struct Engine {
     /// The only cluster that Envoy has, when the configuration names none.
     sole: Option<u32>,
     ledger: Ledger,
+    flights: Flights,
+    slots: Slots,
+    wants_slots: bool,
     /// Records of other workers, also of endpoints that are not known here yet.
     shared: Vec<Entry>,
     dirty: bool,
@@ -74,13 +97,17 @@ pub struct Engine {
     candidates: Candidates,
     list: Vec<u8>,
     name: Vec<u8>,
-    seed: u64,
+    /// The endpoint that the request's session is bound to.
+    bound: Option<u32>,
+    /// The cookie that the request should have had, for its hash.
+    generated: Option<Generated>,
+    site: Site,
 }
 
 impl Engine {
-    /// An engine for `config`; `seed` gives workers different starting points.
+    /// An engine for `config` at `site`.
     #[must_use]
-    pub fn new(config: Config, seed: u64) -> Self {
+    pub fn new(config: Config, site: Site) -> Self {
         let mut engine = Self {
             membership: Membership::new(),
             clusters: Vec::new(),
@@ -89,6 +116,9 @@ impl Engine {
             learned: Learned::default(),
             sole: None,
             ledger: Ledger::default(),
+            flights: Flights::default(),
+            slots: Slots::default(),
+            wants_slots: false,
             shared: Vec::new(),
             dirty: false,
             sums: Sums::default(),
@@ -96,13 +126,14 @@ impl Engine {
             candidates: Candidates::default(),
             list: Vec::new(),
             name: Vec::new(),
-            seed,
-            config: Config::default(),
+            bound: None,
+            generated: None,
+            site,
+            config: config.clone(),
         };
         for cluster in &config.clusters {
             engine.add_configured(cluster);
         }
-        engine.config = config;
         engine
     }
 
@@ -110,55 +141,6 @@ impl Engine {
     #[must_use]
     pub const fn config(&self) -> &Config {
         &self.config
-    }
-
-    /// The path to ask of Envoy's admin; nothing when every cluster's membership is static.
-    #[must_use]
-    pub fn clusters_path(&self) -> Option<String> {
-        let names = self.polled();
-        (self.config.clusters.is_empty() || !names.is_empty())
-            .then(|| decode::clusters_filter_path(&names))
-    }
-
-    /// Takes an answer of Envoy's admin. Returns whether anything changed.
-    ///
-    /// # Errors
-    /// When the body cannot be trusted whole, or lacks a configured cluster and brings nothing new;
-    /// nothing has changed then.
-    pub fn on_clusters_answer(&mut self, body: &[u8]) -> Result<bool, DecodeError> {
-        let names = self.polled();
-        let wanted = if self.config.clusters.is_empty() {
-            Wanted::All { except: &self.config.admin.cluster }
-        } else {
-            Wanted::Named(&names)
-        };
-        let updates = decode::clusters_text(body, wanted)?;
-        let mut changed = false;
-        let nobody = DecodeError { line: 0, reason: DecodeReason::Empty };
-        let mut absent = updates.is_empty().then_some(nobody);
-        for update in updates {
-            match update.update {
-                // an answer that does not know a cluster is no word on its endpoints
-                Update::Absent => absent = Some(self.missing(&update.name)),
-                Update::Reset(endpoints) => {
-                    changed |= self.apply(&update.name, endpoints);
-                }
-            }
-        }
-        if !changed {
-            return absent.map_or(Ok(false), Err);
-        }
-        if absent.is_some() {
-            self.sums.count(Id::MembershipFailures);
-        }
-        self.sums.count(Id::MembershipUpdates);
-        self.adopt_shared();
-        Ok(true)
-    }
-
-    /// Counts a poll that brought no usable answer.
-    pub fn on_clusters_failure(&mut self) {
-        self.sums.count(Id::MembershipFailures);
     }
 
     /// What has been counted for the process since the last time.
@@ -176,23 +158,12 @@ impl Engine {
         core::mem::take(&mut self.events)
     }
 
-    fn missing(&self, name: &str) -> DecodeError {
-        let place = self.config.clusters.iter().position(|cluster| cluster.name == name);
-        let index = place.and_then(|place| u32::try_from(place).ok()).unwrap_or(u32::MAX);
-        DecodeError { line: 0, reason: DecodeReason::ClusterMissing { index } }
-    }
-
-    fn polled(&self) -> Vec<&str> {
-        let polled = |c: &&ClusterConfig| c.static_endpoints.is_none();
-        self.config.clusters.iter().filter(polled).map(|c| c.name.as_str()).collect()
-    }
-
     fn add_configured(&mut self, configured: &ClusterConfig) {
         let Some(index) = self.add(&configured.name, configured.settings.clone()) else { return };
         self.routes.add(index, &configured.matches);
         if let Some(endpoints) = &configured.static_endpoints {
             let endpoints = endpoints.iter().map(Endpoint::from);
-            self.apply(&configured.name, endpoints.collect());
+            self.apply(&configured.name, endpoints.collect(), self.site.now);
         }
     }
 
@@ -204,25 +175,6 @@ impl Engine {
         self.clusters.push(Cluster::new(name, settings));
         self.names.insert(name.into(), index);
         Some(index)
-    }
-
-    /// Gives a cluster its endpoints; returns whether that changed anything.
-    fn apply(&mut self, name: &str, endpoints: Vec<Endpoint>) -> bool {
-        if !self.membership.apply(name, Update::Reset(endpoints)).changed {
-            return false;
-        }
-        let known = self.names.get(name).copied();
-        let added = |engine: &mut Self| engine.add(name, engine.config.defaults.clone());
-        let Some(index) = known.or_else(|| added(self)) else { return false };
-        let seed = self.seed;
-        if let (Some(cluster), Some(set)) =
-            (self.clusters.get_mut(index as usize), self.membership.get(name))
-        {
-            cluster.rebuild(&set.endpoints, seed);
-        }
-        let all = self.config.clusters.is_empty();
-        self.sole = (all && self.clusters.len() == 1).then_some(0);
-        true
     }
 
     fn event(&mut self, cluster: u32, place: u32, transition: Transition) {
@@ -249,6 +201,7 @@ impl Engine {
             {
                 cluster.observe(totals, now);
             }
+            cluster.refresh_acceptances(now);
         }
     }
 }

@@ -44,6 +44,7 @@ impl Engine {
         environment: &mut impl Environment,
         now: Instant,
     ) -> AfterEnd {
+        let took = self.land(id, environment, now);
         let Some(stream) = self.ledger.get_mut(id) else { return AfterEnd::Booked };
         stream.ended = true;
         if stream.failures > 0 || stream.trial {
@@ -55,6 +56,7 @@ impl Engine {
             endpoint: stream.first,
             generation: stream.generation,
             trial: false,
+            took,
         };
         if let Some(settled) = self.ledger.push(success) {
             self.book(&settled, environment, now);
@@ -85,6 +87,7 @@ impl Engine {
             endpoint,
             generation: cluster.generation,
             trial: is_trial(cluster, endpoint, &stream),
+            took: None,
         };
         // its status is known, so no report can take it back
         self.book(&success, environment, now);
@@ -102,7 +105,8 @@ impl Engine {
         if class == Class::Success {
             return class;
         }
-        let stream = self.report_to_ledger(attempt.request_id, environment, now);
+        let reported = self.report_to_ledger(attempt.request_id, environment, now);
+        let stream = reported.map(|(stream, _)| stream);
         if !class.is_failure() {
             return class;
         }
@@ -113,18 +117,34 @@ impl Engine {
             return class;
         };
         cluster.sums.count(metric(class));
-        if let Some(stream) = &stream
-            && stream.failures <= stream.retries_max
-            && !stream.ended
-            && (stream.widened || class.nothing_was_sent())
-        {
+        let retried = stream.as_ref().is_some_and(|stream| {
+            stream.failures <= stream.retries_max
+                && !stream.ended
+                && (stream.widened || class.nothing_was_sent())
+        });
+        if retried {
             cluster.sums.count(Id::Retries);
         }
         cluster.note_failure(now);
-        let Some(endpoint) = place(cluster, attempt.address) else {
+        let endpoint = place(cluster, attempt.address);
+        let mut took = reported.and_then(|(_, success)| success?.took);
+        if let Some(stream) = &stream {
+            let turned = self.turn_back(stream.id, endpoint, retried, environment, now);
+            took = turned.or(took);
+            if retried {
+                self.move_session(stream.id, environment);
+            }
+        }
+        let Some(cluster) = self.clusters.get_mut(index as usize) else { return class };
+        let Some(endpoint) = endpoint else {
             self.sums.count(Id::UnknownAttempts);
             return class;
         };
+        if let Some((decay, default_rtt)) = cluster.tracking.latency
+            && let Some(row) = cluster.table.row_mut(endpoint)
+        {
+            row.ewma.observe_failure(took.unwrap_or_default(), now, decay, default_rtt);
+        }
         let trial = stream.as_ref().is_some_and(|stream| is_trial(cluster, endpoint, stream));
         let settings = &cluster.settings.circuit_breaker;
         let transition = cluster.table.on_failure(endpoint, trial, settings, rng, now);
@@ -151,13 +171,13 @@ impl Engine {
     }
 
     /// Notes the report in the stream's entry, takes back the success that it may have booked and
-    /// settles those before it. Returns the entry as it stands then.
+    /// settles those before it. Returns the entry as it stands then, and the success.
     fn report_to_ledger(
         &mut self,
         request_id: &[u8],
         environment: &mut impl Environment,
         now: Instant,
-    ) -> Option<Stream> {
+    ) -> Option<(Stream, Option<Success>)> {
         if request_id.is_empty() {
             return None;
         }
@@ -165,9 +185,9 @@ impl Engine {
         let stream = self.ledger.get_mut(id)?;
         stream.failures = stream.failures.saturating_add(1);
         let stream = *stream;
-        let older = self.ledger.take_back(id);
+        let (success, older) = self.ledger.take_back(id);
         self.settle(older, environment, now);
-        Some(stream)
+        Some((stream, success))
     }
 
     /// Books the oldest `count` pending successes for good.
@@ -187,6 +207,12 @@ impl Engine {
         let Some(cluster) = self.clusters.get_mut(success.cluster as usize) else { return };
         if cluster.generation != success.generation {
             return;
+        }
+        if let Some(took) = success.took
+            && let Some((decay, _)) = cluster.tracking.latency
+            && let Some(row) = cluster.table.row_mut(success.endpoint)
+        {
+            row.ewma.observe(took, now, decay);
         }
         let settings = &cluster.settings.circuit_breaker;
         let transition = cluster.table.on_success(success.endpoint, success.trial, settings, now);

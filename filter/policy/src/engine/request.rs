@@ -1,7 +1,7 @@
 //! A request comes in: which endpoints, in which order, and how often.
 
 use super::{Engine, Environment, Head, permit_of};
-use crate::attempt::{LISTED_DEFAULT, LISTED_MAX, Retry};
+use crate::attempt::{LISTED_DEFAULT, Retry};
 use crate::hash;
 use crate::metrics::Id;
 use crate::outcome::ledger::{Stream, StreamId};
@@ -86,37 +86,6 @@ impl Engine {
         Some(index)
     }
 
-    /// Fills `self.candidates`; nothing when no endpoint is admitted and none is due for a trial.
-    fn collect(
-        &mut self,
-        index: u32,
-        head: &impl Head,
-        environment: &mut impl Environment,
-        rng: &mut impl Rng,
-        now: Instant,
-    ) -> Option<()> {
-        let cluster = self.clusters.get_mut(index as usize)?;
-        let key = cluster.key.of(head, |address| environment.source_address(address), rng).hash;
-        let retries = cluster.settings.retry.num_retries;
-        let want = retries.map_or(LISTED_DEFAULT, |n| n.saturating_add(1).min(LISTED_MAX));
-        let want = usize::try_from(want).unwrap_or(usize::MAX);
-        self.candidates.clear();
-        for level in &mut cluster.levels {
-            self.candidates.collect(
-                (&mut level.picker, &level.members),
-                &cluster.table,
-                (key, want),
-                rng,
-                now,
-            );
-            if self.candidates.listed.len() >= want {
-                break;
-            }
-        }
-        let anything = !self.candidates.listed.is_empty() || self.candidates.due.is_some();
-        anything.then_some(())
-    }
-
     fn plan(
         &mut self,
         index: u32,
@@ -159,6 +128,8 @@ impl Engine {
         };
         self.render(index);
         self.remember((index, first), &plan, permit, environment, now);
+        self.depart(index, plan.id, environment);
+        self.set_cookies(index, first, environment);
         Some(plan)
     }
 

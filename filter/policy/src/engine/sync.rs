@@ -64,19 +64,18 @@ impl Engine {
     ///
     /// # Errors
     /// When the bytes are of another format or damaged; nothing has changed then.
-    pub fn on_snapshot(&mut self, bytes: &[u8]) -> Result<bool, SnapshotError> {
+    pub fn on_snapshot(&mut self, bytes: &[u8], now: Instant) -> Result<bool, SnapshotError> {
         let updates = snapshot::decode(bytes)?;
         let mut changed = false;
         for ClusterUpdate { name, update } in updates {
             let configured = self.config.cluster(&name);
             let own = configured.is_some_and(|cluster| cluster.static_endpoints.is_some());
-            let wanted = configured.is_some() || self.config.clusters.is_empty();
-            if wanted
+            if self.is_wanted(&name)
                 && !own
                 && name != self.config.admin.cluster
                 && let Update::Reset(endpoints) = update
             {
-                changed |= self.apply(&name, endpoints);
+                changed |= self.apply(&name, endpoints, now);
             }
         }
         if changed {

@@ -45,6 +45,9 @@ struct Process {
     cluster: &'static str,
     totals: Totals,
     permits: BTreeMap<u32, Instant>,
+    clock: Instant,
+    cookies: Vec<(Cookie, String)>,
+    active: BTreeMap<u32, i64>,
 }
 
 impl Environment for Process {
@@ -67,6 +70,22 @@ impl Environment for Process {
     }
     fn release_permit(&mut self, permit: u32, free_from: Instant) {
         self.permits.insert(permit, free_from);
+    }
+    fn stream(&mut self) -> u32 {
+        5
+    }
+    fn set_cookie(&mut self, stream: u32, cookie: Cookie, value: &[u8]) {
+        assert_eq!(stream, 5);
+        self.cookies.push((cookie, String::from_utf8(value.to_vec()).unwrap()));
+    }
+    fn clock(&mut self) -> Instant {
+        self.clock
+    }
+    fn active(&mut self, slot: u32) -> u32 {
+        u32::try_from(self.active.get(&slot).copied().unwrap_or(0)).unwrap()
+    }
+    fn add_active(&mut self, slot: u32, by: i64) {
+        *self.active.entry(slot).or_default() += by;
     }
 }
 
@@ -94,8 +113,10 @@ impl World {
 
     fn of(json: &str) -> Self {
         let config = config::parse(json.as_bytes()).unwrap();
+        let mut engine = Engine::new(config, Site { seed: 7, ..Site::default() });
+        while engine.build(u32::MAX, Instant::ZERO) {}
         Self {
-            engine: Engine::new(config, 7),
+            engine,
             process: Process::default(),
             rng: SplitMix64::new(42),
             now: Instant::from_millis(1_000_000),
@@ -444,7 +465,7 @@ fn two_workers_share_what_they_know_and_a_new_one_starts_with_it() {
     // a VM that reloads: the state comes before the membership
     let mut c = World::of(r#"{"clusters": [{"name": "c", "match": {"path_prefixes": ["/"]}}]}"#);
     c.engine.merge_state(&state);
-    c.engine.on_snapshot(&a.engine.snapshot()).unwrap();
+    c.engine.on_snapshot(&a.engine.snapshot(), c.now).unwrap();
     for _ in 0..100 {
         assert!(!c.run("", &|_| false).0.contains(&bad.to_string()));
     }
@@ -485,7 +506,7 @@ fn a_trials_permit_stays_taken_until_every_worker_can_know_how_it_ended() {
     });
     world.fail(&trial.unwrap(), bad, 503);
     let config = world.engine.config().clone();
-    world.engine = Engine::new(config, 8);
+    world.engine = Engine::new(config, Site { seed: 8, ..Site::default() });
     world.engine.merge_state(&stale);
     let tried = |world: &mut World| {
         let request = world.request("GET", "");
@@ -584,11 +605,11 @@ fn without_membership_or_cluster_everything_is_left_to_envoy() {
 fn an_answer_that_cannot_be_trusted_leaves_the_membership_as_it_was() {
     let mut world = World::of("{}");
     let good = include_bytes!("../membership/testdata/all.txt");
-    let changed = world.engine.on_clusters_answer(good);
+    let changed = world.engine.on_clusters_answer(good, &mut world.process, world.now);
     assert_eq!(changed.map_err(|e| e.to_string()), Ok(true));
     let before = world.engine.snapshot();
     for bad in [b"".as_slice(), b"x", b"<html>", &good[..good.len() / 2], &[0xff; 100]] {
-        let _ = world.engine.on_clusters_answer(bad);
+        let _ = world.engine.on_clusters_answer(bad, &mut world.process, world.now);
         assert_eq!(world.engine.snapshot(), before);
     }
 }

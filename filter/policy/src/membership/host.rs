@@ -88,6 +88,7 @@ impl<'a> Host<'a> {
             },
             health: self.health.unwrap_or(Health::HEALTHY),
             rq_active: self.rq_active.unwrap_or(0),
+            metadata: Vec::new(),
         }
     }
 }

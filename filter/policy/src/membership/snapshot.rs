@@ -15,7 +15,7 @@ use super::{CLUSTERS_HELD_MAX, ClusterUpdate, Endpoint, Membership, Update};
 use crate::config::limits::ENDPOINTS_MAX;
 
 /// The layout that this version writes and reads.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 const CHECKSUM_SEED: u64 = 0;
 

@@ -48,6 +48,7 @@ fn endpoint(address: &str) -> Endpoint {
         locality: Locality::default(),
         health: Health::HEALTHY,
         rq_active: 0,
+        metadata: Vec::new(),
     }
 }
 
@@ -416,7 +417,7 @@ fn a_snapshot_is_read_back_and_nothing_else_is() {
 
     assert_eq!(snapshot::decode(&[]), Err(snapshot::SnapshotError::Version));
     assert_eq!(snapshot::decode(&[9, 0, 0]), Err(snapshot::SnapshotError::Version));
-    assert_eq!(snapshot::decode(&[1, 0]), Err(snapshot::SnapshotError::Malformed));
+    assert_eq!(snapshot::decode(&[snapshot::VERSION, 0]), Err(snapshot::SnapshotError::Malformed));
     for at in 0..bytes.len() {
         let mut corrupt = bytes.clone();
         corrupt[at] ^= 0x40;

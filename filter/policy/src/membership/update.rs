@@ -24,6 +24,8 @@ pub struct Endpoint {
     /// Requests in flight to it from the whole process when the source answered; 0 when the
     /// source does not count them.
     pub rq_active: u32,
+    /// What subsets are chosen by, sorted by key; empty where the source does not say.
+    pub metadata: Vec<(String, String)>,
 }
 
 impl Endpoint {
@@ -35,6 +37,7 @@ impl Endpoint {
             && self.priority == other.priority
             && self.health == other.health
             && self.locality == other.locality
+            && self.metadata == other.metadata
     }
 }
 
@@ -47,6 +50,7 @@ impl From<&StaticEndpoint> for Endpoint {
             locality: from.locality.clone(),
             health: Health::HEALTHY,
             rq_active: 0,
+            metadata: from.metadata.clone(),
         }
     }
 }
@@ -142,6 +146,19 @@ impl Health {
     #[must_use]
     pub const fn is_degraded(self) -> bool {
         self.is_healthy() && self.0 & Self::DEGRADED.0 != 0
+    }
+
+    /// True when Envoy leaves it out of every count.
+    #[must_use]
+    pub const fn is_excluded(self) -> bool {
+        self.0 & Self::PENDING_ACTIVE_HC.with(Self::EXCLUDED_VIA_IMMEDIATE_HC_FAIL).0 != 0
+    }
+
+    /// True when it may go on serving what it has begun: Envoy would send it requests, or would
+    /// but for its draining.
+    #[must_use]
+    pub const fn keeps_sessions(self) -> bool {
+        Self(self.0 & !Self::EDS_STATUS_DRAINING.0).is_healthy()
     }
 
     /// The flags of a `health_flags` value: `healthy`, or words each after a `/`. Unknown words

@@ -12,6 +12,7 @@
 //! direct-mapped and of fixed size: a stream that is displaced by another loses its tie, and with
 //! it at most one booked success; nothing grows with the number of clients.
 
+use core::time::Duration;
 use std::collections::VecDeque;
 
 use crate::time::Instant;
@@ -65,6 +66,8 @@ pub struct Success {
     pub generation: u32,
     /// Whether the endpoint's breaker was open when the attempt was planned.
     pub trial: bool,
+    /// How long the attempt took, where that still has to be booked.
+    pub took: Option<Duration>,
 }
 
 /// The streams in flight and the successes that are pending.
@@ -115,16 +118,13 @@ impl Ledger {
         settled
     }
 
-    /// Takes back the pending success of stream `id`. Returns how many pending successes are older
-    /// than it; these are final, because their own reports would have come before. All are, when
-    /// it is not pending.
-    pub fn take_back(&mut self, id: StreamId) -> usize {
+    /// Takes back the pending success of stream `id`, and returns it if it is there, with how many
+    /// pending successes are older than it; these are final, because their own reports would have
+    /// come before. All are, when it is not pending.
+    pub fn take_back(&mut self, id: StreamId) -> (Option<Success>, usize) {
         match self.pending.iter().position(|success| success.id == id) {
-            Some(position) => {
-                self.pending.remove(position);
-                position
-            }
-            None => self.pending.len(),
+            Some(position) => (self.pending.remove(position), position),
+            None => (None, self.pending.len()),
         }
     }
 
@@ -151,7 +151,7 @@ mod tests {
     }
 
     fn success(id: StreamId) -> Success {
-        Success { id, cluster: 0, endpoint: 0, generation: 0, trial: false }
+        Success { id, cluster: 0, endpoint: 0, generation: 0, trial: false, took: None }
     }
 
     #[test]
@@ -189,11 +189,11 @@ mod tests {
         for id in 1..=5 {
             assert_eq!(ledger.push(success(id)), None);
         }
-        assert_eq!(ledger.take_back(3), 2);
+        assert_eq!(ledger.take_back(3), (Some(success(3)), 2));
         assert_eq!(ledger.settle().map(|s| s.id), Some(1));
         assert_eq!(ledger.settle().map(|s| s.id), Some(2));
         assert_eq!(ledger.settle().map(|s| s.id), Some(4));
-        assert_eq!(ledger.take_back(77), 1, "all of it when it was not pending");
+        assert_eq!(ledger.take_back(77), (None, 1), "all of it when it was not pending");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Stage 6: what the end of an attempt says about its endpoint.
 
+pub mod flights;
 pub mod ledger;
 
 /// How an attempt ended, as far as its endpoint is concerned.

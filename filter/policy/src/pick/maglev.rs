@@ -14,16 +14,21 @@
 //! has not reached after [`ATTEMPTS_MAX`] tries is found by going on from the first slot.
 
 use core::cmp::Reverse;
-use core::ops::ControlFlow;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 
-use super::seen::Seen;
+use super::build::{Budget, Keys, MergeSort};
+use super::hash_walk::HashWalk;
+use super::slots::Slots;
 use super::weights::{self, Shares};
-use super::{Member, Step, count, reduce};
+use super::{Loads, Member, Step, count, reduce};
 use crate::hash::xxh64;
 
 /// Largest table; also Envoy's limit, and a prime.
 pub const TABLE_SIZE_MAX: u64 = 5_000_011;
+
+/// Slots made for one unit.
+const SLOTS_PER_UNIT: usize = 16;
 
 /// Smallest table that has a permutation.
 const TABLE_SIZE_MIN: u64 = 2;
@@ -38,80 +43,44 @@ const WALK_SLOTS_MAX: usize = 131_072;
 /// Corrections to an estimated turn; one is enough for the rounding of one division.
 const TURN_CORRECTIONS_MAX: u32 = 4;
 
+/// What one member costs in units before its first turn: its key is hashed twice.
+const CLAIM_UNITS: u32 = 6;
+
 /// A table, and the room to walk it.
 #[derive(Debug)]
 pub struct Maglev {
     slots: Slots,
     table_size: u32,
-    seen: Seen,
-}
-
-/// Owners by slot, as narrow as their number allows: a worker holds one table per cluster.
-#[derive(Debug)]
-enum Slots {
-    Narrow(Vec<u8>),
-    Wide(Vec<u16>),
-}
-
-impl Slots {
-    fn get(&self, slot: u32) -> Option<u32> {
-        match self {
-            Self::Narrow(owners) => owners.get(slot as usize).map(|owner| u32::from(*owner)),
-            Self::Wide(owners) => owners.get(slot as usize).map(|owner| u32::from(*owner)),
-        }
-    }
+    walk: HashWalk,
 }
 
 impl Maglev {
-    /// The table of `members`; a size that is no prime up to
-    /// [`TABLE_SIZE_MAX`] becomes the next one, or the largest.
-    pub(super) fn build(table_size: u64, members: &[Member<'_>]) -> Self {
-        let table_size = prime_from(table_size);
-        let owners = if members.is_empty() { Vec::new() } else { fill(table_size, members) };
-        let slots = if members.len() <= usize::from(u8::MAX) + 1 {
-            Slots::Narrow(owners.iter().map(|owner| u8::try_from(*owner).unwrap_or(0)).collect())
-        } else {
-            Slots::Wide(owners)
-        };
-        Self { slots, table_size, seen: Seen::new(count(members)) }
-    }
-
     /// The table, slot by slot: index of the member that owns it. Empty without members.
     pub fn slots(&self) -> impl Iterator<Item = u32> {
         (0..self.table_size).map_while(|slot| self.slots.get(slot))
     }
 
-    pub(super) fn len(&self) -> u32 {
-        self.seen.members()
+    pub(super) const fn len(&self) -> u32 {
+        self.walk.members()
     }
 
-    pub(super) fn walk(&mut self, hash: u64, visit: &mut impl FnMut(u32) -> Step) {
-        self.seen.begin();
-        let _ = self.offer_all(hash, visit);
-    }
-
-    fn offer_all(&mut self, hash: u64, visit: &mut impl FnMut(u32) -> Step) -> ControlFlow<()> {
-        let first = reduce(hash, self.table_size);
-        self.offer_slot(first, visit)?;
-        for attempt in 1..=ATTEMPTS_MAX {
-            let slot = reduce(hash ^ attempt.wrapping_neg(), self.table_size);
-            self.offer_slot(slot, visit)?;
-        }
-        for slot in (first..self.table_size).chain(0..first).take(WALK_SLOTS_MAX) {
-            self.offer_slot(slot, visit)?;
-        }
-        self.seen.offer_rest(reduce(hash, self.seen.members()), visit)
-    }
-
-    fn offer_slot(&mut self, slot: u32, visit: &mut impl FnMut(u32) -> Step) -> ControlFlow<()> {
-        match self.slots.get(slot) {
-            Some(owner) => self.seen.offer(owner, visit),
-            None => ControlFlow::Break(()),
-        }
+    pub(super) fn walk(
+        &mut self,
+        hash: u64,
+        loads: &mut impl Loads,
+        visit: &mut impl FnMut(u32) -> Step,
+    ) {
+        let Self { slots, table_size, walk } = self;
+        let first = reduce(hash, *table_size);
+        let rehash = |attempt: u64| reduce(hash ^ attempt.wrapping_neg(), *table_size);
+        let next = (first..*table_size).chain(0..first).take(WALK_SLOTS_MAX);
+        let candidates = (0..=ATTEMPTS_MAX).map(rehash).chain(next);
+        walk.walk(hash, candidates.map_while(|slot| slots.get(slot)), loads, visit);
     }
 }
 
 /// One member while the table is being filled.
+#[derive(Debug)]
 struct Claim {
     owner: u16,
     /// Where the member's permutation stands.
@@ -148,90 +117,165 @@ impl Claim {
 }
 
 /// A table being filled.
+#[derive(Debug)]
 struct Filling {
-    owners: Vec<u16>,
+    owners: Slots,
     taken: Vec<u64>,
     table_size: u32,
     free: u32,
 }
 
 impl Filling {
-    fn new(table_size: u32) -> Self {
+    fn new(table_size: u32, members: u32) -> Self {
+        let size = if members == 0 { 0 } else { table_size };
         Self {
-            owners: vec![0; table_size as usize],
-            taken: vec![0; (table_size as usize).div_ceil(64)],
+            owners: Slots::with_capacity(members, size as usize),
+            taken: vec![0; (size as usize).div_ceil(64)],
             table_size,
-            free: table_size,
+            free: size,
         }
     }
 
-    /// Gives the member the first free slot of its permutation. A prime size makes the
-    /// permutation reach every slot, so this ends within one round.
-    fn claim(&mut self, claim: &mut Claim) {
-        for _ in 0..self.table_size {
+    /// Makes the slots that are going to be claimed.
+    fn make_slots(&mut self, budget: &mut Budget) -> bool {
+        let size = if self.taken.is_empty() { 0 } else { self.table_size as usize };
+        while self.owners.len() < size {
+            if !budget.spend(1) {
+                return false;
+            }
+            (0..SLOTS_PER_UNIT.min(size - self.owners.len())).for_each(|_| self.owners.push(0));
+        }
+        true
+    }
+
+    /// Gives the member the first free slot of its permutation; false when the budget ran out
+    /// before that. A prime size makes the permutation reach every slot, so while one is free
+    /// this ends within one round.
+    fn claim(&mut self, claim: &mut Claim, budget: &mut Budget) -> bool {
+        while budget.spend(1) {
             let slot = claim.slot;
             let next = slot + claim.skip;
             claim.slot = if next < self.table_size { next } else { next - self.table_size };
             let Some(word) = self.taken.get_mut(slot as usize / 64) else {
-                return;
+                return true;
             };
             let bit = 1 << (slot % 64);
             if *word & bit == 0 {
                 *word |= bit;
                 self.free -= 1;
-                if let Some(owner) = self.owners.get_mut(slot as usize) {
-                    *owner = claim.owner;
+                self.owners.set(slot, claim.owner);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// A table that is being built: the members sorted, their permutations, then turn by turn.
+#[derive(Debug)]
+pub(super) struct MaglevBuilding {
+    keys: Keys,
+    shares: Shares,
+    /// The members in the order in which they take turns.
+    order: MergeSort<u16>,
+    /// The same members at the start of their permutations.
+    claims: Vec<Claim>,
+    filling: Filling,
+    turns: Turns,
+    walk: HashWalk,
+}
+
+/// Whose turn it is, as an index into the claims.
+#[derive(Debug)]
+enum Turns {
+    /// All weights are the same.
+    Round(usize),
+    /// Weights differ: each member's next turn, the first one on top.
+    Queue(BinaryHeap<Reverse<(u32, u32)>>),
+}
+
+impl MaglevBuilding {
+    /// The table of `members`; a size that is no prime up to [`TABLE_SIZE_MAX`] becomes the
+    /// next one, or the largest.
+    pub(super) fn new(table_size: u64, hash_balance_factor: u32, members: &[Member<'_>]) -> Self {
+        let shares = Shares::of(members);
+        let turns = if weights::are_equal(members) {
+            Turns::Round(0)
+        } else {
+            Turns::Queue((0..count(members)).map(|at| Reverse((1, at))).collect())
+        };
+        Self {
+            keys: Keys::of(members),
+            order: MergeSort::new((0..=u16::MAX).take(members.len()).collect()),
+            claims: Vec::with_capacity(members.len()),
+            filling: Filling::new(prime_from(table_size), count(members)),
+            turns,
+            walk: HashWalk::new(hash_balance_factor, members),
+            shares,
+        }
+    }
+
+    pub(super) fn step(&mut self, budget: &mut Budget) -> bool {
+        let keys = &self.keys;
+        self.order.step(budget, |a, b| keys.get(*a).cmp(keys.get(*b)))
+            && self.make_claims(budget)
+            && self.filling.make_slots(budget)
+            && self.fill(budget)
+    }
+
+    pub(super) fn finish(self) -> Maglev {
+        let Filling { owners, table_size, .. } = self.filling;
+        Maglev { slots: owners, table_size, walk: self.walk }
+    }
+
+    fn make_claims(&mut self, budget: &mut Budget) -> bool {
+        while let Some(owner) = self.order.items().get(self.claims.len()).copied() {
+            if !budget.spend(CLAIM_UNITS) {
+                return false;
+            }
+            let key = self.keys.get(owner).as_bytes();
+            let slot = reduce(xxh64(key, 0), self.filling.table_size);
+            let skip = reduce(xxh64(key, 1), self.filling.table_size - 1) + 1;
+            let share = self.shares.of_member.get(usize::from(owner)).copied().unwrap_or(0.0);
+            self.claims.push(Claim { owner, slot, skip, share, target: 0.0 });
+        }
+        true
+    }
+
+    fn fill(&mut self, budget: &mut Budget) -> bool {
+        let Self { claims, filling, turns, shares, .. } = self;
+        match turns {
+            Turns::Round(at) => {
+                while filling.free > 0
+                    && let Some(claim) = claims.get_mut(*at)
+                {
+                    if !filling.claim(claim, budget) {
+                        return false;
+                    }
+                    *at = if *at + 1 < claims.len() { *at + 1 } else { 0 };
                 }
-                return;
+            }
+            Turns::Queue(queue) => {
+                while filling.free > 0
+                    && let Some(mut due) = queue.peek_mut()
+                {
+                    let Reverse((turn, at)) = *due;
+                    let Some(claim) = claims.get_mut(at as usize) else {
+                        return true;
+                    };
+                    if !filling.claim(claim, budget) {
+                        return false;
+                    }
+                    claim.target += shares.max;
+                    match claim.next_turn(turn, filling.table_size) {
+                        Some(next) => *due = Reverse((next, at)),
+                        None => drop(PeekMut::pop(due)),
+                    }
+                }
             }
         }
+        true
     }
-}
-
-/// The owner of every slot.
-fn fill(table_size: u32, members: &[Member<'_>]) -> Vec<u16> {
-    let shares = Shares::of(members);
-    let mut claims = claims(table_size, members, &shares);
-    let mut filling = Filling::new(table_size);
-    if weights::are_equal(members) {
-        while filling.free > 0 {
-            for claim in claims.iter_mut().take(filling.free as usize) {
-                filling.claim(claim);
-            }
-        }
-        return filling.owners;
-    }
-    let mut turns: BinaryHeap<Reverse<(u32, u32)>> =
-        (0..count(members)).map(|at| Reverse((1, at))).collect();
-    while filling.free > 0 {
-        let Some(mut due) = turns.peek_mut() else {
-            break;
-        };
-        let Reverse((turn, at)) = *due;
-        let Some(claim) = claims.get_mut(at as usize) else {
-            break;
-        };
-        claim.target += shares.max;
-        filling.claim(claim);
-        match claim.next_turn(turn, table_size) {
-            Some(next) => *due = Reverse((next, at)),
-            None => drop(std::collections::binary_heap::PeekMut::pop(due)),
-        }
-    }
-    filling.owners
-}
-
-/// The members in the order in which they take turns, at the start of their permutations.
-fn claims(table_size: u32, members: &[Member<'_>], shares: &Shares) -> Vec<Claim> {
-    let mut order: Vec<_> = (0..=u16::MAX).zip(members.iter().zip(&shares.of_member)).collect();
-    order.sort_by_key(|(_, (member, _))| member.key);
-    let claim = |(owner, (member, share)): (u16, (&Member<'_>, &f64))| {
-        let key = member.key.as_bytes();
-        let slot = reduce(xxh64(key, 0), table_size);
-        let skip = reduce(xxh64(key, 1), table_size - 1) + 1;
-        Claim { owner, slot, skip, share: *share, target: 0.0 }
-    };
-    order.into_iter().map(claim).collect()
 }
 
 /// The smallest prime that is not below `size`, within the limits for tables.
@@ -252,21 +296,30 @@ mod tests {
 
     use super::*;
 
+    fn fill(table_size: u32, members: &[Member<'_>]) -> Vec<u32> {
+        let mut building = MaglevBuilding::new(u64::from(table_size), 0, members);
+        assert!(building.step(&mut Budget::new(u32::MAX)));
+        building.finish().slots().collect()
+    }
+
     /// The paper's loop with Envoy's rule for weights, written out: slow and plain.
-    fn fill_by_going_round(table_size: u32, members: &[Member<'_>]) -> Vec<u16> {
-        let shares = Shares::of(members);
-        let mut claims = claims(table_size, members, &shares);
-        let mut filling = Filling::new(table_size);
+    fn fill_by_going_round(table_size: u32, members: &[Member<'_>]) -> Vec<u32> {
+        let mut building = MaglevBuilding::new(u64::from(table_size), 0, members);
+        let budget = &mut Budget::new(u32::MAX);
+        let keys = &building.keys;
+        assert!(building.order.step(budget, |a, b| keys.get(*a).cmp(keys.get(*b))));
+        assert!(building.make_claims(budget) && building.filling.make_slots(budget));
+        let MaglevBuilding { claims, filling, shares, .. } = &mut building;
         for turn in 1_u32.. {
-            for claim in &mut claims {
+            for claim in &mut *claims {
                 if filling.free == 0 {
-                    return filling.owners;
+                    return building.finish().slots().collect();
                 }
                 if f64::from(turn) * claim.share < claim.target {
                     continue;
                 }
                 claim.target += shares.max;
-                filling.claim(claim);
+                assert!(filling.claim(claim, &mut Budget::new(u32::MAX)));
             }
         }
         unreachable!("the loop ends when the table is full")
@@ -307,8 +360,13 @@ mod tests {
         let keys: Vec<String> =
             (0..257).map(|n| format!("10.0.{}.{}:80", n / 256, n % 256)).collect();
         let members: Vec<_> = keys.iter().map(|key| Member { key, weight: 1 }).collect();
-        let wide = Maglev::build(65_537, &members);
-        let narrow = Maglev::build(65_537, &members[..256]);
+        let build = |members: &[Member<'_>]| {
+            let mut building = MaglevBuilding::new(65_537, 0, members);
+            assert!(building.step(&mut Budget::new(u32::MAX)));
+            building.finish()
+        };
+        let wide = build(&members);
+        let narrow = build(&members[..256]);
         assert!(matches!(wide.slots, Slots::Wide(_)));
         assert!(matches!(narrow.slots, Slots::Narrow(_)));
         assert!(wide.slots().any(|owner| owner == 256));

@@ -7,31 +7,60 @@
 //!
 //! | policy | first candidate | the others |
 //! | --- | --- | --- |
-//! | [`RoundRobin`] | next turn (Envoy's EDF schedule if weights differ) | random, evenly |
+//! | [`RoundRobin`] | next turn (Envoy's or nginx's order if weights differ) | random, evenly |
+//! | [`Random`] | random by weight | random by weight |
+//! | [`LeastRequest`] | least in flight of a few; next turn if weights differ | so on; evenly |
+//! | [`PeakEwma`] | least cost of a few, by weight | so on, with one more drawn for each |
 //! | [`RingHash`] | owner of the first point at or after the hash | owners clockwise |
 //! | [`Maglev`] | `table[hash % size]` | Envoy's rehash per attempt, then the next slots |
+//! | [`Rendezvous`] (Envoy has none) | best lot for slot `hash % size` | next best lots |
+//!
+//! With a `hash_balance_factor` the hashing policies offer members that have room first, as
+//! Envoy's bounded load does.
 //!
 //! Sources: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer",
 //! NSDI 2016, section 3.4; Karger et al., "Consistent Hashing and Random Trees", STOC 1997, in the
 //! form of libketama; Envoy's `source/extensions/load_balancing_policies/{maglev,ring_hash,
-//! round_robin}/` and `source/common/upstream/edf_scheduler.h`, described here, not copied.
+//! round_robin,random,least_request}/` and `source/common/upstream/edf_scheduler.h`, described here,
+//! not copied.
 //!
 //! A walk allocates nothing and never fails. It ends when the caller has enough or when every
 //! member has been offered once. What happens per request is bounded by named limits; where one
 //! is reached, the members that are left follow in index order.
 //!
-//! Not done here: health, priorities, localities, load. Priorities are one picker each.
+//! Not done here: health, priorities, localities, measuring load. Priorities are one picker each.
 
+mod bounded;
+mod build;
+mod choices;
+mod draw;
+mod hash_walk;
+mod least_request;
 mod maglev;
+mod mt19937;
+mod peak_ewma;
+pub mod priority;
+mod random;
+mod rendezvous;
 mod ring_hash;
 mod round_robin;
+mod schedule;
 mod seen;
+mod slots;
+mod smooth;
+pub mod subsetting;
 mod weights;
+pub mod zone;
 
 use crate::config::LbPolicy;
 pub use crate::hash::HashFunction;
 use crate::rng::Rng;
+pub use build::{Building, SLICE_UNITS};
+pub use least_request::LeastRequest;
 pub use maglev::{Maglev, TABLE_SIZE_MAX};
+pub use peak_ewma::PeakEwma;
+pub use random::Random;
+pub use rendezvous::{RENDEZVOUS_SLOTS_MAX, Rendezvous};
 pub use ring_hash::{RING_SIZE_MAX, RingHash};
 pub use round_robin::RoundRobin;
 
@@ -54,6 +83,11 @@ pub trait Loads {
     fn active(&mut self, member: u32) -> u32;
     /// Requests in flight at all members.
     fn active_total(&mut self) -> u64;
+    /// Share of the members' weight that the caller admits, 0..=1. Bounded load divides by it, as
+    /// Envoy counts available hosts only; any other number counts as 1.
+    fn admitted_share(&mut self) -> f64 {
+        1.0
+    }
     /// What one more request costs at the member, in any unit that is the same for all of them;
     /// never NaN.
     fn cost(&mut self, member: u32) -> f64;
@@ -93,10 +127,18 @@ pub enum Step {
 pub enum Picker {
     /// Turns in proportion to weights; ignores the hash.
     RoundRobin(RoundRobin),
+    /// Random by weight; ignores the hash.
+    Random(Random),
+    /// The fewest requests in flight; ignores the hash.
+    LeastRequest(LeastRequest),
+    /// The least cost; ignores the hash.
+    PeakEwma(PeakEwma),
     /// Consistent hashing on a ring.
     RingHash(RingHash),
     /// Consistent hashing by a table.
     Maglev(Maglev),
+    /// Weighted rendezvous hashing by a table.
+    Rendezvous(Rendezvous),
 }
 
 impl Picker {
@@ -110,20 +152,26 @@ impl Picker {
     pub fn build(policy: &LbPolicy, members: &[Member<'_>], seed: u64) -> Self {
         let members = members.get(..MEMBERS_MAX).unwrap_or(members);
         match *policy {
-            LbPolicy::RoundRobin { .. }
-            | LbPolicy::Random
-            | LbPolicy::LeastRequest { .. }
-            | LbPolicy::PeakEwma { .. }
-            | LbPolicy::Rendezvous { .. } => Self::RoundRobin(RoundRobin::build(members, seed)),
-            LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash_function, .. } => {
-                Self::RingHash(RingHash::build(
-                    minimum_ring_size,
-                    maximum_ring_size,
-                    hash_function,
+            LbPolicy::RoundRobin { order } => {
+                Self::RoundRobin(RoundRobin::build(order, members, seed))
+            }
+            LbPolicy::Random => Self::Random(Random::build(members)),
+            LbPolicy::LeastRequest { choice_count, active_request_bias_milli, full_scan } => {
+                let bias = active_request_bias_milli;
+                Self::LeastRequest(LeastRequest::build(
+                    choice_count,
+                    bias,
+                    full_scan,
                     members,
+                    seed,
                 ))
             }
-            LbPolicy::Maglev { table_size, .. } => Self::Maglev(Maglev::build(table_size, members)),
+            LbPolicy::PeakEwma { choice_count, .. } => {
+                Self::PeakEwma(PeakEwma::build(choice_count, members))
+            }
+            LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } | LbPolicy::Rendezvous { .. } => {
+                Self::begin(policy, members, seed).finish()
+            }
         }
     }
 
@@ -131,7 +179,8 @@ impl Picker {
     /// picker was built from, until `visit` answers [`Step::Stop`] or all were offered once.
     ///
     /// `hash` is the request's hash; without one the hashing policies draw one, as Envoy does,
-    /// and so pick at random. Round robin draws only for candidates after the first [`Step::Take`].
+    /// and so pick at random. Round robin draws only for candidates after the first [`Step::Take`]; the
+    /// policies by load ask `loads` about few members, each once at most.
     pub fn walk(
         &mut self,
         hash: Option<u64>,
@@ -139,13 +188,15 @@ impl Picker {
         loads: &mut impl Loads,
         mut visit: impl FnMut(u32) -> Step,
     ) {
-        let _ = loads.active_total();
+        let hash = |rng: &mut _| hash.unwrap_or_else(|| Rng::next_u64(rng));
         match self {
             Self::RoundRobin(policy) => policy.walk(rng, &mut visit),
-            Self::RingHash(policy) => {
-                policy.walk(hash.unwrap_or_else(|| rng.next_u64()), &mut visit);
-            }
-            Self::Maglev(policy) => policy.walk(hash.unwrap_or_else(|| rng.next_u64()), &mut visit),
+            Self::Random(policy) => policy.walk(rng, &mut visit),
+            Self::LeastRequest(policy) => policy.walk(rng, loads, &mut visit),
+            Self::PeakEwma(policy) => policy.walk(rng, loads, &mut visit),
+            Self::RingHash(policy) => policy.walk(hash(rng), loads, &mut visit),
+            Self::Maglev(policy) => policy.walk(hash(rng), loads, &mut visit),
+            Self::Rendezvous(policy) => policy.walk(hash(rng), loads, &mut visit),
         }
     }
 
@@ -154,8 +205,12 @@ impl Picker {
     pub fn len(&self) -> u32 {
         match self {
             Self::RoundRobin(policy) => policy.len(),
+            Self::Random(policy) => policy.len(),
+            Self::LeastRequest(policy) => policy.len(),
+            Self::PeakEwma(policy) => policy.len(),
             Self::RingHash(policy) => policy.len(),
             Self::Maglev(policy) => policy.len(),
+            Self::Rendezvous(policy) => policy.len(),
         }
     }
 

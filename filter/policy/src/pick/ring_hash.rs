@@ -11,11 +11,11 @@
 //! keep the members' order; Envoy leaves that order to its sort.
 
 use core::fmt::Write as _;
-use core::ops::ControlFlow;
 
-use super::seen::Seen;
+use super::build::{Budget, Keys, MergeSort};
+use super::hash_walk::HashWalk;
 use super::weights::Shares;
-use super::{HashFunction, Member, Step, count, reduce};
+use super::{HashFunction, Loads, Member, Step};
 
 /// Largest number of points in a ring; also Envoy's limit for both sizes.
 pub const RING_SIZE_MAX: u64 = 8_388_608;
@@ -24,6 +24,9 @@ pub const RING_SIZE_MAX: u64 = 8_388_608;
 /// of up to this size is covered whole.
 const WALK_POINTS_MAX: usize = 131_072;
 
+/// What one point costs in units: its key is written and hashed.
+const POINT_UNITS: u32 = 6;
+
 /// A ring, and the room to walk it.
 #[derive(Debug)]
 pub struct RingHash {
@@ -31,85 +34,171 @@ pub struct RingHash {
     hashes: Vec<u64>,
     /// Owner of the point at the same place in `hashes`.
     owners: Vec<u16>,
-    seen: Seen,
+    walk: HashWalk,
 }
 
 impl RingHash {
-    /// The ring of `members`; the maximum is clamped to 1..=[`RING_SIZE_MAX`],
-    /// and the minimum to the maximum.
-    pub(super) fn build(
-        minimum_ring_size: u64,
-        maximum_ring_size: u64,
-        hash_function: HashFunction,
-        members: &[Member<'_>],
-    ) -> Self {
-        let maximum_ring_size = maximum_ring_size.clamp(1, RING_SIZE_MAX);
-        let minimum_ring_size = minimum_ring_size.clamp(1, maximum_ring_size);
-        let mut points = points(minimum_ring_size, maximum_ring_size, hash_function, members);
-        points.sort_unstable();
-        Self {
-            hashes: points.iter().map(|point| point.0).collect(),
-            owners: points.iter().map(|point| point.1).collect(),
-            seen: Seen::new(count(members)),
-        }
-    }
-
     /// The ring's points in ascending order: place, and index of the member that owns it.
     pub fn points(&self) -> impl Iterator<Item = (u64, u32)> {
         self.hashes.iter().copied().zip(self.owners.iter().copied().map(u32::from))
     }
 
-    pub(super) fn len(&self) -> u32 {
-        self.seen.members()
+    pub(super) const fn len(&self) -> u32 {
+        self.walk.members()
     }
 
-    pub(super) fn walk(&mut self, hash: u64, visit: &mut impl FnMut(u32) -> Step) {
-        self.seen.begin();
-        let _ = self.offer_all(hash, visit);
-    }
-
-    fn offer_all(&mut self, hash: u64, visit: &mut impl FnMut(u32) -> Step) -> ControlFlow<()> {
+    pub(super) fn walk(
+        &mut self,
+        hash: u64,
+        loads: &mut impl Loads,
+        visit: &mut impl FnMut(u32) -> Step,
+    ) {
         let at = self.hashes.partition_point(|point| *point < hash);
         let (before, after) = self.owners.split_at_checked(at).unwrap_or((&[], &self.owners));
-        for owner in after.iter().chain(before).take(WALK_POINTS_MAX) {
-            self.seen.offer(u32::from(*owner), visit)?;
-        }
-        self.seen.offer_rest(reduce(hash, self.seen.members()), visit)
+        let clockwise = after.iter().chain(before).take(WALK_POINTS_MAX);
+        self.walk.walk(hash, clockwise.map(|owner| u32::from(*owner)), loads, visit);
     }
 }
 
-/// Points of all members, unsorted.
-fn points(
-    minimum_ring_size: u64,
-    maximum_ring_size: u64,
+/// A ring that is being built: points of one member after the other, then sorted.
+#[derive(Debug)]
+pub(super) struct RingBuilding {
+    keys: Keys,
+    shares: Vec<f64>,
+    scale: f64,
     hash_function: HashFunction,
-    members: &[Member<'_>],
-) -> Vec<(u64, u16)> {
-    if members.is_empty() {
-        return Vec::new();
-    }
-    let shares = Shares::of(members);
-    let whole = (shares.min * minimum_ring_size as f64).ceil() / shares.min;
-    let scale = whole.min(maximum_ring_size as f64);
-    // `scale` is at most RING_SIZE_MAX, so the cast and the loops below are bounded by it.
-    let mut points = Vec::with_capacity(scale.ceil() as usize);
-    let mut text = String::new();
-    let mut current = 0.0;
-    let mut target = 0.0;
-    for (owner, (member, share)) in (0..=u16::MAX).zip(members.iter().zip(&shares.of_member)) {
-        target += scale * share;
-        text.clear();
-        text.push_str(member.key);
-        text.push('_');
-        let prefix = text.len();
-        let mut index = 0_u64;
-        while current < target {
-            text.truncate(prefix);
-            let _ = write!(text, "{index}");
-            points.push((hash_function.hash(text.as_bytes()), owner));
-            index += 1;
-            current += 1.0;
+    /// The member whose points are being made, and the number of its next point.
+    owner: u16,
+    index: u64,
+    /// Points made, and how many there have to be after this member.
+    current: f64,
+    target: f64,
+    text: String,
+    points: MergeSort<(u64, u16)>,
+    ring: RingHash,
+}
+
+impl RingBuilding {
+    /// The ring of `members`; the maximum is clamped to 1..=[`RING_SIZE_MAX`],
+    /// and the minimum to the maximum.
+    pub(super) fn new(
+        minimum_ring_size: u64,
+        maximum_ring_size: u64,
+        hash_function: HashFunction,
+        hash_balance_factor: u32,
+        members: &[Member<'_>],
+    ) -> Self {
+        let maximum_ring_size = maximum_ring_size.clamp(1, RING_SIZE_MAX);
+        let minimum_ring_size = minimum_ring_size.clamp(1, maximum_ring_size);
+        let shares = Shares::of(members);
+        let whole = (shares.min * minimum_ring_size as f64).ceil() / shares.min;
+        // At most RING_SIZE_MAX, so the casts and what follows are bounded by it.
+        let scale = if members.is_empty() { 0.0 } else { whole.min(maximum_ring_size as f64) };
+        let walk = HashWalk::new(hash_balance_factor, members);
+        Self {
+            keys: Keys::of(members),
+            target: shares.of_member.first().map_or(0.0, |share| scale * share),
+            shares: shares.of_member,
+            scale,
+            hash_function,
+            owner: 0,
+            index: 0,
+            current: 0.0,
+            text: String::new(),
+            points: MergeSort::new(Vec::with_capacity(scale.ceil() as usize)),
+            ring: RingHash { hashes: Vec::new(), owners: Vec::new(), walk },
         }
     }
-    points
+
+    pub(super) fn step(&mut self, budget: &mut Budget) -> bool {
+        self.make_points(budget) && self.points.step(budget, Ord::cmp) && self.lay_out(budget)
+    }
+
+    pub(super) fn finish(self) -> RingHash {
+        self.ring
+    }
+
+    /// Hashes the points of the members that are left.
+    fn make_points(&mut self, budget: &mut Budget) -> bool {
+        while usize::from(self.owner) < self.shares.len() {
+            if !budget.spend(POINT_UNITS) {
+                return false;
+            }
+            if self.current < self.target {
+                self.text.clear();
+                let _ = write!(self.text, "{}_{}", self.keys.get(self.owner), self.index);
+                let point = self.hash_function.hash(self.text.as_bytes());
+                self.points.items().push((point, self.owner));
+                self.index += 1;
+                self.current += 1.0;
+                continue;
+            }
+            let Some(owner) = self.owner.checked_add(1) else {
+                // The last member of as many as there can be: all points are made.
+                self.shares.clear();
+                return true;
+            };
+            self.owner = owner;
+            self.index = 0;
+            self.target += self.shares.get(usize::from(owner)).map_or(0.0, |s| self.scale * s);
+        }
+        true
+    }
+
+    /// Copies the sorted points to where walks search them.
+    fn lay_out(&mut self, budget: &mut Budget) -> bool {
+        let points = self.points.items();
+        let RingHash { hashes, owners, .. } = &mut self.ring;
+        hashes.reserve_exact(points.len() - hashes.len());
+        owners.reserve_exact(points.len() - owners.len());
+        while let Some((hash, owner)) = points.get(hashes.len()) {
+            if !budget.spend(1) {
+                return false;
+            }
+            hashes.push(*hash);
+            owners.push(*owner);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::super::{NoLoads, Picker};
+    use super::*;
+    use crate::config::LbPolicy;
+    use crate::rng::SplitMix64;
+
+    #[test]
+    fn a_hash_at_a_point_is_that_points_and_after_the_last_one_the_ring_starts_again() {
+        let keys = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
+        let members = keys.map(|key| Member { key, weight: 1 });
+        let policy = LbPolicy::RingHash {
+            minimum_ring_size: 30,
+            maximum_ring_size: 30,
+            hash_function: HashFunction::XxHash,
+            hash_balance_factor: 0,
+        };
+        let mut picker = Picker::build(&policy, &members, 0);
+        let points: Vec<_> = match &picker {
+            Picker::RingHash(ring) => ring.points().collect(),
+            _ => unreachable!("the policy is ring_hash"),
+        };
+        let mut first = |hash| {
+            let mut first = None;
+            picker.walk(Some(hash), &mut SplitMix64::new(0), &mut NoLoads, |member| {
+                first = Some(member);
+                Step::Stop
+            });
+            first.unwrap()
+        };
+        for (at, point) in points.iter().enumerate() {
+            assert_eq!(first(point.0), point.1);
+            assert_eq!(first(point.0 + 1), points[(at + 1) % points.len()].1);
+        }
+        assert_eq!(first(u64::MAX), points[0].1);
+    }
 }

@@ -49,6 +49,11 @@ impl Seen {
         true
     }
 
+    /// Whether this walk has seen `member`.
+    pub(super) fn contains(&self, member: u32) -> bool {
+        self.walk_of_member.get(member as usize) == Some(&self.walk)
+    }
+
     /// Whether every member has been offered.
     pub(super) const fn is_complete(&self) -> bool {
         self.unseen == 0

@@ -144,6 +144,12 @@ impl Breaker {
         matches!(self.record.phase, Phase::Closed)
     }
 
+    /// Failures in a row.
+    #[must_use]
+    pub const fn consecutive(&self) -> u32 {
+        self.consecutive
+    }
+
     /// Whether it is open and nothing has succeeded since it opened.
     #[must_use]
     pub const fn is_dead(&self) -> bool {

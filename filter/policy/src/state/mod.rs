@@ -7,23 +7,67 @@
 //! admission of every row is worked out when something changes, so that a pick only reads it.
 
 pub mod breaker;
+pub mod ewma;
 pub mod share;
+pub mod slots;
+pub mod slow_start;
 pub mod window;
 
 use crate::config::CircuitBreaker;
 use crate::rng::Rng;
 use crate::time::Instant;
 use breaker::{Breaker, Transition};
+use ewma::Ewma;
+
+/// Halvings of an endpoint's share for failures in a row.
+const DOUBTS_MAX: u32 = 5;
 
 /// What is known of one endpoint.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Row {
     /// Its circuit breaker.
     pub breaker: Breaker,
+    /// Its latency.
+    pub ewma: Ewma,
+    /// When it came or came back, while anybody remembers.
+    rising_since: Option<Instant>,
     held_out: bool,
 }
 
+impl Default for Row {
+    fn default() -> Self {
+        Self::new(Instant::ZERO, false)
+    }
+}
+
 impl Row {
+    /// An endpoint that is first heard of at `now`; `rising`: it came while others were there.
+    #[must_use]
+    pub fn new(now: Instant, rising: bool) -> Self {
+        let rising_since = rising.then_some(now);
+        let ewma = Ewma::new(now);
+        Self { breaker: Breaker::default(), ewma, rising_since, held_out: false }
+    }
+
+    /// When it came or came back; nothing when it was always there.
+    #[must_use]
+    pub const fn rising_since(&self) -> Option<Instant> {
+        self.rising_since
+    }
+
+    const fn is_doubted(&self) -> bool {
+        self.breaker.consecutive() > 1
+    }
+
+    /// How likely it should be a first choice for its latest failures: 1 up to one in a row, half
+    /// with every further one, 1/32 at the least. An endpoint that fails loses its share before
+    /// it is judged, and still gets the attempts that judge it.
+    #[must_use]
+    pub fn trust(&self) -> f64 {
+        let doubts = self.breaker.consecutive().saturating_sub(1).min(DOUBTS_MAX);
+        1.0 / f64::from(1_u32 << doubts)
+    }
+
     /// Whether ordinary attempts may go there.
     #[must_use]
     pub const fn is_admitted(&self) -> bool {
@@ -36,20 +80,35 @@ impl Row {
 pub struct Table {
     rows: Vec<Row>,
     held_out: u32,
+    /// Endpoints with more than one failure in a row.
+    doubted: u32,
     panic: bool,
 }
 
 impl Table {
     /// A table of `rows`; their admission still has to be worked out by [`Table::readmit`].
     #[must_use]
-    pub const fn new(rows: Vec<Row>) -> Self {
-        Self { rows, held_out: 0, panic: false }
+    pub fn new(rows: Vec<Row>) -> Self {
+        let doubted = rows.iter().filter(|row| row.is_doubted()).count();
+        let doubted = u32::try_from(doubted).unwrap_or(u32::MAX);
+        Self { rows, held_out: 0, doubted, panic: false }
     }
 
     /// The row at `index`.
     #[must_use]
     pub fn row(&self, index: u32) -> Option<&Row> {
         self.rows.get(index as usize)
+    }
+
+    /// The row at `index`, to be changed.
+    pub fn row_mut(&mut self, index: u32) -> Option<&mut Row> {
+        self.rows.get_mut(index as usize)
+    }
+
+    /// Whether some endpoint failed more than once in a row of late.
+    #[must_use]
+    pub const fn has_doubts(&self) -> bool {
+        self.doubted > 0
     }
 
     /// All rows, in the membership's order.
@@ -85,8 +144,12 @@ impl Table {
         now: Instant,
     ) -> Option<Transition> {
         let row = self.rows.get_mut(index as usize)?;
+        let doubted = row.is_doubted();
         let transition = row.breaker.on_success(trial, settings, now);
+        let doubted = u32::from(doubted).saturating_sub(u32::from(row.is_doubted()));
+        self.doubted = self.doubted.saturating_sub(doubted);
         if transition.is_some() {
+            row.rising_since = Some(now);
             self.readmit(settings);
         }
         transition
@@ -103,7 +166,10 @@ impl Table {
     ) -> Option<Transition> {
         let peers_well = trial && self.rows.iter().any(|row| row.breaker.is_closed());
         let row = self.rows.get_mut(index as usize)?;
+        let before = u32::from(row.is_doubted());
         let transition = row.breaker.on_failure((trial, peers_well), settings, rng, now);
+        let after = u32::from(row.is_doubted());
+        self.doubted = self.doubted.saturating_add(after).saturating_sub(before);
         if transition.is_some() {
             self.readmit(settings);
         }
@@ -113,7 +179,15 @@ impl Table {
     /// Takes over what another worker knows of row `index`. Returns whether the phase changed;
     /// the caller calls [`Table::readmit`] after the last row.
     pub fn adopt(&mut self, index: u32, record: &breaker::Record) -> bool {
-        self.rows.get_mut(index as usize).is_some_and(|row| row.breaker.adopt(record))
+        let Some(row) = self.rows.get_mut(index as usize) else { return false };
+        let before = u32::from(row.is_doubted());
+        let changed = row.breaker.adopt(record);
+        let after = u32::from(row.is_doubted());
+        self.doubted = self.doubted.saturating_add(after).saturating_sub(before);
+        if changed && row.breaker.is_closed() {
+            row.rising_since = Some(record.changed);
+        }
+        changed
     }
 
     /// Works out again who is held out: the open ones, first opened first, up to
