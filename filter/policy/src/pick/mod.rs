@@ -23,10 +23,13 @@
 //! Not done here: health, priorities, localities, load. Priorities are one picker each.
 
 mod maglev;
+pub mod priority;
 mod ring_hash;
 mod round_robin;
 mod seen;
+pub mod subsetting;
 mod weights;
+pub mod zone;
 
 use crate::config::LbPolicy;
 pub use crate::hash::HashFunction;

@@ -7,7 +7,10 @@
 //! admission of every row is worked out when something changes, so that a pick only reads it.
 
 pub mod breaker;
+pub mod ewma;
+pub mod orca;
 pub mod share;
+pub mod slow_start;
 pub mod window;
 
 use crate::config::CircuitBreaker;
