@@ -93,11 +93,10 @@ impl Routing {
         if own_upstream > 0 && own_upstream >= own_local {
             return Self::Direct { local };
         }
+        // Nothing is left in the own zone: its part of the endpoints is the smaller one.
         let mut capacity = 0;
-        let residual = (0..).zip(zones).map(|(index, zone): (u32, &Zone)| {
-            if index != local {
-                capacity += upstream_share(zone).saturating_sub(local_share(zone));
-            }
+        let residual = zones.iter().map(|zone| {
+            capacity += upstream_share(zone).saturating_sub(local_share(zone));
             capacity
         });
         Self::Residual {
@@ -239,6 +238,18 @@ mod tests {
         let counts = counts(&routing, &settings(0, 100), 3);
         assert_eq!((counts[1], counts[3]), (0, 0));
         assert!(counts[0].abs_diff(50_000) < 700, "{counts:?}");
+    }
+
+    #[test]
+    fn what_is_left_over_goes_by_capacity_and_never_to_a_zone_without_any() {
+        let routing = Routing::Residual {
+            local: 0,
+            local_percent_to_route: 0,
+            residual_capacity: vec![0, 1, 1, 2],
+        };
+        let counts = counts(&routing, &settings(0, 100), 4);
+        assert_eq!((counts[0], counts[2], counts[4]), (0, 0, 0), "{counts:?}");
+        assert!(counts[1].abs_diff(50_000) < 700, "{counts:?}");
     }
 
     #[test]

@@ -178,7 +178,7 @@ mod tests {
             assert_eq!(read_report(&whole[..end]).is_some(), is_between_fields, "{end}");
         }
         let wrong: [&[u8]; 6] = [
-            &[1 << 3, 1],
+            &[1 << 3, 0, 0, 0, 0, 0, 0, 0, 0],
             &[1 << 3 | 3],
             &[4 << 3 | 4],
             &[1, 0, 0, 0, 0, 0, 0, 0, 0],
