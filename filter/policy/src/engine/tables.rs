@@ -5,7 +5,9 @@
 //! levels of that subset. All of them are built together, in slices: while they are, requests use
 //! the tables before, whose members are moved to their new places when the membership changes.
 
-use crate::config::{ClusterSettings, LbPolicy, Subsets};
+use core::cell::Cell;
+
+use crate::config::{ClusterSettings, LbPolicy, Subsets, table_bytes};
 use crate::membership::Endpoint;
 use crate::pick::priority::{Priority, PriorityLoads, Tally};
 use crate::pick::zone::{Routing, Zone};
@@ -14,6 +16,9 @@ use crate::state::Table;
 
 /// Subsets of one cluster; endpoints of further ones serve only requests that select none.
 pub(super) const SUBSETS_MAX: usize = 256;
+
+/// Zones that are told apart; with more of them zones do not matter.
+const ZONES_MAX: usize = 64;
 
 /// A place that is none: its endpoint has left.
 pub(super) const NOWHERE: u32 = u32::MAX;
@@ -48,6 +53,8 @@ pub(super) struct Material<'a> {
     pub(super) seed: u64,
     /// What random subsetting ranks by: the same for all workers of a proxy.
     pub(super) identity: u64,
+    /// Bytes that tables may take.
+    pub(super) room: &'a Cell<u64>,
 }
 
 impl Group {
@@ -57,7 +64,15 @@ impl Group {
             let key = from.endpoints.get(at).map_or("", |e| e.address.as_str());
             Member { key, weight: from.weights.get(at).copied().unwrap_or(1) }
         };
-        let members: Vec<Member<'_>> = places.iter().map(member).collect();
+        let mut members: Vec<Member<'_>> = places.iter().map(member).collect();
+        let weights = || members.iter().map(|member| member.weight.max(1));
+        let sum = weights().fold(0, |sum: u64, weight| sum.saturating_add(weight.into()));
+        let bytes = table_bytes(&from.settings.lb_policy, weights().min().unwrap_or(1), sum);
+        match from.room.get().checked_sub(bytes) {
+            Some(left) => from.room.set(left),
+            // an order over nobody: Envoy's own policy serves
+            None => members.clear(),
+        }
         let building = Picker::begin(&from.settings.lb_policy, &members, from.seed ^ salt);
         Self { order: Order::Building(Box::new(building)), members: places.to_vec() }
     }
@@ -120,11 +135,14 @@ pub(super) struct Set {
 pub(super) struct Tables {
     /// All endpoints first, then the subsets, sorted by key.
     sets: Vec<Set>,
+    /// Bytes that they take.
+    pub(super) bytes: u64,
 }
 
 impl Tables {
     /// Starts to build.
     pub(super) fn begin(from: &Material<'_>) -> Self {
+        let room = from.room.get();
         let all: Vec<u32> = (0_u32..).zip(from.endpoints).map(|(place, _)| place).collect();
         let mut sets = vec![Set::begin(Vec::new(), &all, from)];
         if let Some(subsets) = &from.settings.subsets {
@@ -139,7 +157,7 @@ impl Tables {
                 sets.push(Set::begin(key, &places, from));
             }
         }
-        Self { sets }
+        Self { sets, bytes: room.saturating_sub(from.room.get()) }
     }
 
     /// Builds on with about `units` of work; true when all is complete.
@@ -289,6 +307,9 @@ fn zones(places: &[u32], healthy: &[u32], from: &Material<'_>) -> Option<(Routin
     let mut names: Vec<&str> = all.collect();
     names.sort_unstable();
     names.dedup();
+    if names.len() > ZONES_MAX {
+        return None;
+    }
     let members = |name: &&str| -> Vec<u32> {
         healthy.iter().copied().filter(|place| zone_of(place) == *name).collect()
     };
@@ -322,4 +343,9 @@ pub(super) const fn is_hash(policy: &LbPolicy) -> bool {
         policy,
         LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } | LbPolicy::Rendezvous { .. }
     )
+}
+
+/// Whether the policy's tables are Envoy's own, whose keys must not move with load.
+pub(super) const fn is_fixed(policy: &LbPolicy) -> bool {
+    matches!(policy, LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. })
 }

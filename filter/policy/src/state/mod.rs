@@ -49,7 +49,8 @@ impl Row {
     #[must_use]
     pub fn new(now: Instant, rising: bool) -> Self {
         let rising_since = rising.then_some(now);
-        let ewma = Ewma::new(now);
+        // an old one without history: its first request goes there soon, and alone
+        let ewma = Ewma::new(Instant::ZERO);
         let (breaker, orca) = (Breaker::default(), EndpointWeight::default());
         Self { breaker, ewma, orca, rising_since, held_out: false }
     }

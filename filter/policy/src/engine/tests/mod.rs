@@ -8,6 +8,7 @@ use crate::attempt::budget::Totals;
 use crate::config;
 use crate::outcome::Class;
 use crate::rng::{Rng, SplitMix64};
+use crate::state::orca::Report;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -57,6 +58,7 @@ struct Process {
     totals: Totals,
     permits: BTreeMap<u32, Instant>,
     clock: Instant,
+    report: Option<Report>,
     cookies: Vec<(Cookie, String)>,
     active: BTreeMap<u32, i64>,
 }
@@ -81,6 +83,9 @@ impl Environment for Process {
     }
     fn release_permit(&mut self, permit: u32, free_from: Instant) {
         self.permits.insert(permit, free_from);
+    }
+    fn load_report(&mut self) -> Option<Report> {
+        self.report
     }
     fn stream(&mut self) -> u32 {
         5
