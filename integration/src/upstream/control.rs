@@ -1,5 +1,5 @@
 //! The control port of an upstream: `GET /stats`, `GET /last-request`, `POST /fault`, `POST
-//! /reset-stats`.
+//! /headers`, `POST /reset-stats`.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
 use super::fault::FaultSpec;
-use super::server::{Reply, Shared};
+use super::server::{Headers, Reply, Shared};
 
 /// Serves control requests for ever.
 pub(super) async fn accept(listener: TcpListener, shared: Rc<Shared>) {
@@ -56,7 +56,12 @@ async fn handle(request: Request<Incoming>, shared: &Shared) -> Reply {
             }
             Err(error) => reply(StatusCode::BAD_REQUEST, error.to_string()),
         },
-        _ => reply(StatusCode::NOT_FOUND, "GET /stats /last-request; POST /fault /reset-stats"),
+        (&Method::POST, "/headers") => match serde_json::from_slice::<Headers>(&body) {
+            Ok(headers) if shared.set_headers(&headers) => reply(StatusCode::OK, "{}"),
+            Ok(_) => reply(StatusCode::BAD_REQUEST, "not a header"),
+            Err(error) => reply(StatusCode::BAD_REQUEST, error.to_string()),
+        },
+        _ => reply(StatusCode::NOT_FOUND, "no such page"),
     }
 }
 

@@ -196,6 +196,15 @@ impl Upstream {
         Ok(())
     }
 
+    /// Adds these headers to every answer from now on, in place of those that were added before.
+    ///
+    /// # Errors
+    /// When the upstream does not answer, or one is no header.
+    pub async fn answer_with(&self, headers: &[(String, String)]) -> anyhow::Result<()> {
+        http::post(self.control, "/headers", &headers).await?;
+        Ok(())
+    }
+
     /// Its counters; `requests` includes earlier lives of a killed process.
     ///
     /// # Errors

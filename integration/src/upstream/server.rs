@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
-use hyper::{Request, Response, StatusCode};
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
@@ -26,7 +26,11 @@ pub(super) struct Shared {
     plan: RefCell<Plan>,
     in_flight: Cell<u64>,
     last: RefCell<LastRequest>,
+    extra: RefCell<HeaderMap>,
 }
+
+/// Headers as `POST /headers` takes them.
+pub(super) type Headers = Vec<(String, String)>;
 
 impl Shared {
     pub(super) fn new(name: String) -> Self {
@@ -39,6 +43,7 @@ impl Shared {
             plan: RefCell::new(Plan::new(&FaultSpec::none())),
             in_flight: Cell::new(0),
             last: RefCell::new(LastRequest::default()),
+            extra: RefCell::new(HeaderMap::new()),
         }
     }
 
@@ -58,6 +63,20 @@ impl Shared {
 
     pub(super) fn set_fault(&self, spec: &FaultSpec) {
         *self.plan.borrow_mut() = Plan::new(spec);
+    }
+
+    /// Adds these headers to every answer from now on; false when one of them is none.
+    pub(super) fn set_headers(&self, headers: &Headers) -> bool {
+        let mut extra = HeaderMap::new();
+        for (name, value) in headers {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) else {
+                return false;
+            };
+            extra.append(name, value);
+        }
+        *self.extra.borrow_mut() = extra;
+        true
     }
 
     fn begin(self: &Rc<Self>, request: &Request<Incoming>) -> (Verdict, InFlight) {
@@ -172,6 +191,7 @@ async fn answer(
     }
     let mut response = Response::new(Full::new(Bytes::from(format!("{}\n", shared.name))));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    *response.headers_mut() = shared.extra.borrow().clone();
     response.headers_mut().insert("x-upstream", shared.header.clone());
     if let Some(address) = local.and_then(|a| HeaderValue::from_str(&a.to_string()).ok()) {
         response.headers_mut().insert("x-upstream-address", address);

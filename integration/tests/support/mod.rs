@@ -10,7 +10,21 @@ pub mod wire;
 
 use std::time::Duration;
 
-use integration::harness::Harness;
+use integration::harness::{Builder, Harness};
+
+/// What a route needs so that cookies of the plugin reach the client, as `envoy/README.md` has it.
+const SET_COOKIES: &str = r#"
+            response_headers_to_add:
+            - header: {key: set-cookie, value: "%FILTER_STATE(wasm.outrigger_session:PLAIN)%"}
+              append_action: APPEND_IF_EXISTS_OR_ADD
+            - header: {key: set-cookie, value: "%FILTER_STATE(wasm.outrigger_cookie:PLAIN)%"}
+              append_action: APPEND_IF_EXISTS_OR_ADD"#;
+
+/// The virtual host adds cookies to the answer.
+pub fn with_cookies(builder: Builder) -> Builder {
+    const DOMAINS: &str = "domains: [\"*\"]";
+    builder.edit(DOMAINS, &format!("{DOMAINS}{SET_COOKIES}"))
+}
 
 /// What a failed answer or VM makes Envoy count.
 const FAILURES: [&str; 5] = ["fail", "crash", "reload", "error", "reject"];
@@ -20,6 +34,19 @@ pub async fn knows_endpoints(harness: &Harness, count: u64) {
     let known = async |h: &Harness| Ok(h.metric("endpoints").await? == count);
     let what = format!("the plugin knows {count} endpoints");
     harness.eventually(&what, known).await.unwrap();
+}
+
+/// Waits until both workers have their tables: until then they leave requests to Envoy.
+pub async fn expect_steering(harness: &Harness, path: &str) {
+    const IN_A_ROW: u64 = 20;
+    let steers = async |h: &Harness| {
+        let before = h.metric("requests").await?;
+        h.get_many(path, IN_A_ROW as usize).await?;
+        let counted = async |h: &Harness| Ok(h.metric("requests").await? == before + IN_A_ROW);
+        h.eventually_within(Duration::from_secs(1), "they are counted", counted).await?;
+        Ok(true)
+    };
+    harness.eventually("every request is steered", steers).await.unwrap();
 }
 
 /// Sends GETs and waits until the plugin has counted each of them as planned: it steers, and no VM
