@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod placement;
+pub mod shares;
 pub mod wire;
 
 use std::time::Duration;
