@@ -5,10 +5,11 @@
 #![allow(missing_docs)]
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use outrigger_policy::config::{LbPolicy, TurnOrder};
-use outrigger_policy::pick::{HashFunction, Member, NoLoads, Picker, RING_SIZE_MAX, Step};
+use outrigger_policy::pick::{HashFunction, Loads, Member, Picker, RING_SIZE_MAX, Step};
 use outrigger_policy::rng::SplitMix64;
 
 const ENDPOINTS: [u32; 4] = [10, 100, 1_000, 10_000];
@@ -23,13 +24,48 @@ const RING_HASH: LbPolicy = LbPolicy::RingHash {
 
 const MAGLEV: LbPolicy = LbPolicy::Maglev { table_size: 65_537, hash_balance_factor: 0 };
 
+const EDF: LbPolicy = LbPolicy::RoundRobin { order: TurnOrder::Edf };
+const SMOOTH: LbPolicy = LbPolicy::RoundRobin { order: TurnOrder::Smooth };
+
+const LEAST_REQUEST: LbPolicy =
+    LbPolicy::LeastRequest { choice_count: 2, active_request_bias_milli: 1000, full_scan: false };
+
+const PEAK_EWMA: LbPolicy = LbPolicy::PeakEwma {
+    choice_count: 2,
+    decay_time: Duration::from_secs(10),
+    default_rtt: Duration::from_millis(30),
+};
+
 /// Name in reports, policy, and the number of different weights among the endpoints.
-const POLICIES: [(&str, LbPolicy, u32); 4] = [
-    ("round_robin", LbPolicy::RoundRobin { order: TurnOrder::Edf }, 1),
-    ("round_robin_weighted", LbPolicy::RoundRobin { order: TurnOrder::Edf }, 5),
+const POLICIES: [(&str, LbPolicy, u32); 12] = [
+    ("round_robin", EDF, 1),
+    ("round_robin_weighted", EDF, 5),
+    ("round_robin_smooth", SMOOTH, 5),
+    ("round_robin_smooth_64_weights", SMOOTH, 64),
+    ("random", LbPolicy::Random, 1),
+    ("random_weighted", LbPolicy::Random, 5),
+    ("least_request", LEAST_REQUEST, 1),
+    ("least_request_weighted", LEAST_REQUEST, 5),
+    ("peak_ewma", PEAK_EWMA, 1),
+    ("peak_ewma_weighted", PEAK_EWMA, 5),
     ("ring_hash", RING_HASH, 1),
     ("maglev", MAGLEV, 1),
 ];
+
+/// Loads that differ and cost next to nothing to ask for; the engine's are host calls.
+struct CheapLoads;
+
+impl Loads for CheapLoads {
+    fn active(&mut self, member: u32) -> u32 {
+        member % 7
+    }
+    fn active_total(&mut self) -> u64 {
+        0
+    }
+    fn cost(&mut self, member: u32) -> f64 {
+        f64::from(member % 7)
+    }
+}
 
 fn keys(endpoints: u32) -> Vec<String> {
     (0..endpoints)
@@ -44,7 +80,7 @@ fn members(keys: &[String], weights: u32) -> Vec<Member<'_>> {
 /// The sum of three candidates' indices.
 fn pick(picker: &mut Picker, hash: u64, rng: &mut SplitMix64) -> u32 {
     let (mut sum, mut taken) = (0, 0);
-    picker.walk(Some(hash), rng, &mut NoLoads, |member| {
+    picker.walk(Some(hash), rng, &mut CheapLoads, |member| {
         sum += member;
         taken += 1;
         if taken == CANDIDATES { Step::Stop } else { Step::Take }

@@ -7,31 +7,45 @@
 //!
 //! | policy | first candidate | the others |
 //! | --- | --- | --- |
-//! | [`RoundRobin`] | next turn (Envoy's EDF schedule if weights differ) | random, evenly |
+//! | [`RoundRobin`] | next turn (Envoy's or nginx's order if weights differ) | random, evenly |
+//! | [`Random`] | random by weight | random by weight |
+//! | [`LeastRequest`] | least in flight of a few; next turn if weights differ | so on; evenly |
+//! | [`PeakEwma`] | least cost of a few, by weight | so on, with one more drawn for each |
 //! | [`RingHash`] | owner of the first point at or after the hash | owners clockwise |
 //! | [`Maglev`] | `table[hash % size]` | Envoy's rehash per attempt, then the next slots |
 //!
 //! Sources: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer",
 //! NSDI 2016, section 3.4; Karger et al., "Consistent Hashing and Random Trees", STOC 1997, in the
 //! form of libketama; Envoy's `source/extensions/load_balancing_policies/{maglev,ring_hash,
-//! round_robin}/` and `source/common/upstream/edf_scheduler.h`, described here, not copied.
+//! round_robin,random,least_request}/` and `source/common/upstream/edf_scheduler.h`, described here,
+//! not copied.
 //!
 //! A walk allocates nothing and never fails. It ends when the caller has enough or when every
 //! member has been offered once. What happens per request is bounded by named limits; where one
 //! is reached, the members that are left follow in index order.
 //!
-//! Not done here: health, priorities, localities, load. Priorities are one picker each.
+//! Not done here: health, priorities, localities, measuring load. Priorities are one picker each.
 
+mod choices;
+mod draw;
+mod least_request;
 mod maglev;
+mod peak_ewma;
+mod random;
 mod ring_hash;
 mod round_robin;
+mod schedule;
 mod seen;
+mod smooth;
 mod weights;
 
-use crate::config::LbPolicy;
+use crate::config::{LbPolicy, TurnOrder};
 pub use crate::hash::HashFunction;
 use crate::rng::Rng;
+pub use least_request::LeastRequest;
 pub use maglev::{Maglev, TABLE_SIZE_MAX};
+pub use peak_ewma::PeakEwma;
+pub use random::Random;
 pub use ring_hash::{RING_SIZE_MAX, RingHash};
 pub use round_robin::RoundRobin;
 
@@ -93,6 +107,12 @@ pub enum Step {
 pub enum Picker {
     /// Turns in proportion to weights; ignores the hash.
     RoundRobin(RoundRobin),
+    /// Random by weight; ignores the hash.
+    Random(Random),
+    /// The fewest requests in flight; ignores the hash.
+    LeastRequest(LeastRequest),
+    /// The least cost; ignores the hash.
+    PeakEwma(PeakEwma),
     /// Consistent hashing on a ring.
     RingHash(RingHash),
     /// Consistent hashing by a table.
@@ -110,11 +130,26 @@ impl Picker {
     pub fn build(policy: &LbPolicy, members: &[Member<'_>], seed: u64) -> Self {
         let members = members.get(..MEMBERS_MAX).unwrap_or(members);
         match *policy {
-            LbPolicy::RoundRobin { .. }
-            | LbPolicy::Random
-            | LbPolicy::LeastRequest { .. }
-            | LbPolicy::PeakEwma { .. }
-            | LbPolicy::Rendezvous { .. } => Self::RoundRobin(RoundRobin::build(members, seed)),
+            LbPolicy::RoundRobin { order } => {
+                Self::RoundRobin(RoundRobin::build(order, members, seed))
+            }
+            LbPolicy::Random => Self::Random(Random::build(members)),
+            LbPolicy::LeastRequest { choice_count, active_request_bias_milli, full_scan } => {
+                let bias = active_request_bias_milli;
+                Self::LeastRequest(LeastRequest::build(
+                    choice_count,
+                    bias,
+                    full_scan,
+                    members,
+                    seed,
+                ))
+            }
+            LbPolicy::PeakEwma { choice_count, .. } => {
+                Self::PeakEwma(PeakEwma::build(choice_count, members))
+            }
+            LbPolicy::Rendezvous { .. } => {
+                Self::RoundRobin(RoundRobin::build(TurnOrder::Edf, members, seed))
+            }
             LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash_function, .. } => {
                 Self::RingHash(RingHash::build(
                     minimum_ring_size,
@@ -131,7 +166,8 @@ impl Picker {
     /// picker was built from, until `visit` answers [`Step::Stop`] or all were offered once.
     ///
     /// `hash` is the request's hash; without one the hashing policies draw one, as Envoy does,
-    /// and so pick at random. Round robin draws only for candidates after the first [`Step::Take`].
+    /// and so pick at random. Round robin draws only for candidates after the first [`Step::Take`]; the
+    /// policies by load ask `loads` about few members, each once at most.
     pub fn walk(
         &mut self,
         hash: Option<u64>,
@@ -139,9 +175,11 @@ impl Picker {
         loads: &mut impl Loads,
         mut visit: impl FnMut(u32) -> Step,
     ) {
-        let _ = loads.active_total();
         match self {
             Self::RoundRobin(policy) => policy.walk(rng, &mut visit),
+            Self::Random(policy) => policy.walk(rng, &mut visit),
+            Self::LeastRequest(policy) => policy.walk(rng, loads, &mut visit),
+            Self::PeakEwma(policy) => policy.walk(rng, loads, &mut visit),
             Self::RingHash(policy) => {
                 policy.walk(hash.unwrap_or_else(|| rng.next_u64()), &mut visit);
             }
@@ -154,6 +192,9 @@ impl Picker {
     pub fn len(&self) -> u32 {
         match self {
             Self::RoundRobin(policy) => policy.len(),
+            Self::Random(policy) => policy.len(),
+            Self::LeastRequest(policy) => policy.len(),
+            Self::PeakEwma(policy) => policy.len(),
             Self::RingHash(policy) => policy.len(),
             Self::Maglev(policy) => policy.len(),
         }
