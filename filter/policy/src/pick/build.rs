@@ -192,6 +192,8 @@ impl<T: Copy> MergeSort<T> {
             self.to.clear();
             self.width = self.width.saturating_mul(2);
         }
+        // A large ring needs the room for what it is laid out to.
+        self.to = Vec::new();
         true
     }
 
