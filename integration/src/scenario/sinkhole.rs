@@ -41,10 +41,9 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Outcome> {
     let length = if rig.quick { QUICK_LENGTH } else { LENGTH };
     let order = Order { arms: arms(rig), upstreams: UPSTREAMS, ports: 1, shared: true };
     let arms = rig.site.open(&order).await.context(NAME)?;
-    let mut checks = Vec::new();
     let Some(first) = arms.first() else {
         // Of Envoy's own policies nothing is claimed.
-        return Ok((ScenarioReport::new(NAME, Vec::new(), checks, Default::default()), Vec::new()));
+        return Ok(whole::nothing(NAME));
     };
     for upstream in first.upstreams.iter() {
         upstream.fault(&FaultSpec::normal_delay(8, 1)).await?;
@@ -62,7 +61,7 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Outcome> {
     let stalls = watch.finish(load.late());
     let records = load.finish().await;
 
-    let (mut reports, mut timelines) = (Vec::new(), Vec::new());
+    let (mut reports, mut checks, mut timelines) = (Vec::new(), Vec::new(), Vec::new());
     for (arm, records) in arms.iter().zip(records) {
         let judged: Vec<Record> = within(&records, begun + SETTLE..end).copied().collect();
         let share = share_of_victim(&judged);

@@ -2,9 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use super::Outcome;
 use crate::load::Record;
 use crate::measure::percentile_ms;
-use crate::report::ArmReport;
+use crate::report::{ArmReport, ScenarioReport};
+use crate::stalls::Stalls;
+
+/// Of a scenario none of whose arms was asked for.
+pub(super) fn nothing(name: &str) -> Outcome {
+    (ScenarioReport::new(name, Vec::new(), Vec::new(), Stalls::default()), Vec::new())
+}
 
 /// `attempts` are those that its Envoy sent for these requests.
 pub(super) fn arm_report(name: &str, records: &[Record], attempts: u64) -> ArmReport {
