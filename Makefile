@@ -96,7 +96,7 @@ check-samples: toolchain ## configurations that the repository ships
 
 .PHONY: rig-all
 rig-all: $(WASM) $(ENVOY_BIN) ## every scenario once
-	$(INTEGRATION) rig --runs 1 --shared-machine --envoy-version $(ENVOY)
+	$(INTEGRATION) rig --runs 1 --quick --shared-machine --envoy-version $(ENVOY)
 
 .PHONY: rig-smoke-compose
 rig-smoke-compose: $(WASM) $(ENVOY_BIN)
