@@ -207,7 +207,8 @@ proptest! {
     ) {
         let large = set(&weights);
         let small = without(&large, removed.index(large.len()));
-        let moved = moved_between_survivors(&maglev(65_537, 0), &large, &small, 5000);prop_assert!(moved <= 0.02, "{moved}");
+        let moved = moved_between_survivors(&maglev(65_537, 0), &large, &small, 5000);
+        prop_assert!(moved <= 0.02, "{moved}");
     }
 
     /// Envoy's ring gives equal members `p` points each, and `q >= p` when one of them has left. A
