@@ -56,6 +56,7 @@ pub(super) struct Weighing<'a, E> {
     pub(super) total: u32,
     /// The picker's places as places in the cluster.
     pub(super) members: &'a [u32],
+    pub(super) admitted_share: f64,
     pub(super) now: Instant,
 }
 
@@ -77,6 +78,10 @@ impl<E: Environment> Loads for Weighing<'_, E> {
 
     fn active_total(&mut self) -> u64 {
         u64::from(self.count(self.total))
+    }
+
+    fn admitted_share(&mut self) -> f64 {
+        self.admitted_share
     }
 
     fn cost(&mut self, member: u32) -> f64 {
