@@ -86,7 +86,7 @@ test-native: $(WASM) $(TRAP_WASM) $(ENVOY_BIN) ## every Rust test, end to end on
 .PHONY: test-wasm
 test-wasm: target-wasm32-unknown-unknown $(BINDGEN_RUNNER) $(NODE) ## the policy's tests on wasm32
 	PATH="$(dir $(NODE)):$$PATH" CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(BINDGEN_RUNNER) \
-	  cargo test --package outrigger-policy --target wasm32-unknown-unknown --lib --test vectors \
+	  cargo test --package outrigger-policy --target wasm32-unknown-unknown --lib --test vectors --test load_vectors \
 	  2>&1 | tee $(CACHE)/test-wasm.log && cat $(CACHE)/test-wasm.log >> $(TEST_LOG)
 	@grep -q '^test result: ok. [1-9]' $(CACHE)/test-wasm.log || { echo "no test ran on wasm32"; exit 1; }
 

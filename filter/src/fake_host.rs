@@ -21,6 +21,8 @@ pub(crate) struct State {
     pub(crate) configuration: RefCell<Vec<u8>>,
     pub(crate) request: RefCell<Option<Headers>>,
     pub(crate) call_response: RefCell<Option<Headers>>,
+    pub(crate) response: RefCell<Option<Headers>>,
+    pub(crate) trailers: RefCell<Option<Headers>>,
     pub(crate) body: RefCell<Vec<u8>>,
     pub(crate) properties: RefCell<BTreeMap<Vec<u8>, Vec<u8>>>,
     /// What the plugin set for the stream.
@@ -91,6 +93,8 @@ impl FakeHost {
         match map {
             Map::Request => &self.0.request,
             Map::CallResponse => &self.0.call_response,
+            Map::Response => &self.0.response,
+            Map::ResponseTrailers => &self.0.trailers,
         }
     }
 }

@@ -28,6 +28,10 @@ pub type Outcome<T> = Result<T, Failure>;
 pub enum Map {
     /// The request's.
     Request = 0,
+    /// The answer's.
+    Response = 2,
+    /// Those that follow the answer's body.
+    ResponseTrailers = 3,
     /// Those of the answer to our own call.
     CallResponse = 6,
 }

@@ -16,6 +16,7 @@ use outrigger_policy::outcome::ledger::StreamId;
 use outrigger_policy::pick::SLICE_UNITS;
 use outrigger_policy::rng::{Rng, SplitMix64};
 use outrigger_policy::state::breaker::Transition;
+use outrigger_policy::state::orca::Report;
 use outrigger_policy::time::Instant;
 
 use crate::apply;
@@ -476,6 +477,16 @@ impl<H: Host> Environment for Asked<'_, H> {
     fn take_permit(&mut self, permit: u32, until: Instant, now: Instant) -> bool {
         let taken = shared::take_permit(self.host, permit, self.owner, until, now);
         self.or_note(taken).unwrap_or(false)
+    }
+
+    fn load_report(&mut self) -> Option<Report> {
+        // an absent header is cheap to ask for, and not a failure
+        [Map::Response, Map::ResponseTrailers].into_iter().find_map(|map| {
+            let header = |name| self.host.header(map, name).ok().filter(|v| !v.is_empty());
+            let binary = || Report::parse_bin(&header(b"endpoint-load-metrics-bin")?);
+            let tagged = || Report::parse(&header(b"endpoint-load-metrics")?);
+            binary().or_else(tagged)
+        })
     }
 
     fn stream(&mut self) -> u32 {

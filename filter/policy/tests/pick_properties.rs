@@ -230,7 +230,8 @@ proptest! {
     ) {
         let keys = keys(weights.len());
         let held_out = held_out.index(weights.len());
-        let mut picker = Picker::build(&LbPolicy::RoundRobin { order: TurnOrder::Edf }, &members(&keys, &weights), seed);
+        let policy = LbPolicy::RoundRobin { order: TurnOrder::Edf };
+        let mut picker = Picker::build(&policy, &members(&keys, &weights), seed);
         for out in [None, Some(held_out), None] {
             let weight = |member: usize| if out == Some(member) { 0 } else { weights[member] };
             let round: u32 = (0..weights.len()).map(weight).sum();

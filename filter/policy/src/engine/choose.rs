@@ -8,6 +8,7 @@ use crate::attempt::{Candidates, LISTED_DEFAULT, LISTED_MAX, Wish};
 use crate::config::{SubsetFallback, Subsets};
 use crate::hash;
 use crate::outcome::flights::Flights;
+use crate::pick::priority::Availability;
 use crate::rng::Rng;
 use crate::state::{Row, slow_start};
 use crate::time::Instant;
@@ -66,12 +67,15 @@ impl<E: Environment, R: Rng> Search<'_, E, R> {
         if set.levels.len() > 1 {
             let hash = self.wish.key.filter(|_| cluster.by_hash);
             let hash = hash.unwrap_or_else(|| self.rng.next_u64());
-            first = set.load.choose(hash);
+            let (level, availability) = set.loads.choose(hash);
+            first = (level as usize, availability == Availability::Degraded);
         }
         if let Some(level) = set.levels.get_mut(first.0) {
             let zone = level.zones.as_mut().filter(|_| !first.1);
             if let Some((routing, groups)) = zone
-                && let Some(group) = groups.get_mut(routing.choose(self.rng))
+                && let Some(settings) = &cluster.all.settings.zone_aware
+                && let Some(zone) = routing.choose(settings, self.rng)
+                && let Some(group) = groups.get_mut(zone as usize)
                 && self.walk(group, cluster)
             {
                 return;

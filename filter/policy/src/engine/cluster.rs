@@ -1,11 +1,14 @@
 //! One cluster as the engine holds it: settings, endpoints, tables and budget.
 
+use core::cell::Cell;
+
 use hashbrown::HashMap;
 
 use super::load::{Drift, Tracking};
-use super::tables::{Material, NOWHERE, Tables};
+use super::tables::{Material, NOWHERE, Tables, is_fixed};
 use crate::attempt::budget::{Budget, Totals};
 use crate::config::ClusterSettings;
+use crate::hash;
 use crate::key::CompiledKey;
 use crate::key::session::Tokens;
 use crate::membership::{Endpoint, Health};
@@ -13,12 +16,17 @@ use crate::metrics::{Id, Sums};
 use crate::outcome::flights::NO_SLOT;
 use crate::pick::SLICE_UNITS;
 use crate::state::breaker::Record;
+use crate::state::orca::Weights;
 use crate::state::slow_start::Acceptances;
 use crate::state::{Row, Table};
 use crate::time::Instant;
 
 /// How long after a failure a worker asks for the process's totals at every request.
 const HOT: core::time::Duration = core::time::Duration::from_secs(2);
+
+/// Weights that differ by less than this are the same: building tables again costs more than it
+/// evens out.
+const WEIGHT_CHANGE_MIN_PERCENT: u64 = 2;
 
 /// What a cluster's tables are built with beside its own endpoints.
 #[derive(Clone, Copy)]
@@ -29,6 +37,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) zone: &'a str,
     pub(super) seed: u64,
     pub(super) identity: u64,
+    /// Bytes that this cluster's tables may take beside those of all others.
+    pub(super) room: u64,
     pub(super) now: Instant,
 }
 
@@ -47,6 +57,7 @@ pub(super) struct Cluster {
     draft: Option<Tables>,
     /// Whether the draft was overtaken by another change.
     again: bool,
+    builds: u64,
     /// Grows when places change their meaning.
     pub(super) generation: u32,
     pub(super) budget: Budget,
@@ -62,6 +73,9 @@ pub(super) struct Cluster {
     pub(super) acceptances: Acceptances,
     /// Weights that follow load, by place; empty: the membership's.
     pub(super) weights: Vec<u32>,
+    reported: Weights,
+    /// When weights were worked out last.
+    weighed: Instant,
     /// Who a session's cookie may name.
     pub(super) tokens: Option<Tokens>,
     healths: Vec<Health>,
@@ -84,6 +98,7 @@ impl Cluster {
             tables: Tables::default(),
             draft: None,
             again: false,
+            builds: 0,
             generation: 0,
             budget: Budget::default(),
             sums: Sums::default(),
@@ -92,6 +107,8 @@ impl Cluster {
             drifts: Vec::new(),
             acceptances: Acceptances::default(),
             weights: Vec::new(),
+            reported: Weights::default(),
+            weighed: Instant::ZERO,
             healths: Vec::new(),
             places: HashMap::new(),
             hot_until: Instant::ZERO,
@@ -144,20 +161,25 @@ impl Cluster {
             draft.relocate(&moved);
         }
         self.weights.clear();
-        self.begin_build(endpoints, around);
+        self.again = true;
         self.sums.set(Id::Endpoints, u64::try_from(endpoints.len()).unwrap_or(u64::MAX));
         self.note_held_out();
         self.refresh_acceptances(around.now);
     }
 
-    /// Starts to build tables, or notes that they have to be built again after those that are
-    /// under way: a change that comes more often than a build takes must not keep it from ending.
+    /// Notes that the tables have to be built again.
+    pub(super) const fn want_build(&mut self) {
+        self.again = true;
+    }
+
+    /// Starts to build tables. Not while it does already: a change that comes more often than a
+    /// build takes must not keep it from ending.
     pub(super) fn begin_build(&mut self, endpoints: &[Endpoint], around: &Surroundings<'_>) {
         if self.draft.is_some() {
-            self.again = true;
             return;
         }
         self.again = false;
+        self.builds = self.builds.wrapping_add(1);
         let own: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
         let follow_load = self.weights.len() == own.len();
         self.draft = Some(Tables::begin(&Material {
@@ -166,33 +188,38 @@ impl Cluster {
             local: around.local,
             zone: around.zone,
             settings: &self.settings,
-            seed: around.seed,
+            // every schedule starts somewhere else, or its first turns would always be the same
+            seed: hash::xxh64(&self.builds.to_le_bytes(), around.seed),
             identity: around.identity,
+            room: &Cell::new(around.room),
         }));
         // a small one is complete at once
         self.build(SLICE_UNITS);
     }
 
-    /// Builds on with about `units` of work. Returns whether there is more to do.
-    pub(super) fn build(&mut self, units: u32) -> bool {
-        let Some(draft) = &mut self.draft else { return false };
-        if !draft.build(units) {
-            return true;
-        }
-        if let Some(ready) = self.draft.take() {
+    /// Builds on with about `units` of work.
+    pub(super) fn build(&mut self, units: u32) {
+        if self.draft.as_mut().is_some_and(|draft| draft.build(units))
+            && let Some(ready) = self.draft.take()
+        {
             self.tables = ready;
             self.tables.weigh(&self.table, &self.settings);
         }
+    }
+
+    /// Whether tables have to be built from the present endpoints.
+    pub(super) const fn wants_build(&self) -> bool {
         self.again
     }
 
-    /// Whether tables have to be built from the present endpoints once more.
-    pub(super) const fn wants_build(&self) -> bool {
-        self.again && self.draft.is_none()
+    /// Whether tables are being built.
+    pub(super) const fn is_building(&self) -> bool {
+        self.draft.is_some()
     }
 
-    pub(super) const fn is_building(&self) -> bool {
-        self.again || self.draft.is_some()
+    /// Bytes that the tables take, those that are being built included.
+    pub(super) fn table_bytes(&self) -> u64 {
+        self.tables.bytes.saturating_add(self.draft.as_ref().map_or(0, |draft| draft.bytes))
     }
 
     /// Takes over another worker's record of the endpoint at `place`; [`Cluster::readmit`] makes
@@ -242,6 +269,31 @@ impl Cluster {
         let budget = &self.settings.retry.budget;
         let nothing = budget.percent == 0 && budget.min_retries_per_second == 0;
         nothing || now < self.hot_until || self.table.held_out() > 0 || self.table.is_panic()
+    }
+
+    /// Works out the weights that follow load, if that is due. Returns whether they changed so much
+    /// that tables have to be built again.
+    pub(super) fn reweigh(&mut self, now: Instant) -> bool {
+        let Some(settings) = &self.settings.orca_weights else { return false };
+        if is_fixed(&self.settings.lb_policy)
+            || now.since(self.weighed) < settings.weight_update_period
+        {
+            return false;
+        }
+        self.weighed = now;
+        let rows = self.table.rows().iter().map(|row| &row.orca);
+        let weights = self.reported.refresh(rows, settings, now).unwrap_or_default();
+        let moved = |(old, new): (&u32, &u32)| {
+            u64::from(old.abs_diff(*new)) * 100
+                > u64::from(*old.max(new)) * WEIGHT_CHANGE_MIN_PERCENT
+        };
+        let changed =
+            weights.len() != self.weights.len() || self.weights.iter().zip(weights).any(moved);
+        if changed {
+            self.weights.clear();
+            self.weights.extend_from_slice(weights);
+        }
+        changed
     }
 
     /// Works out how likely each endpoint is accepted as a first choice.

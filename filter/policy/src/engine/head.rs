@@ -4,6 +4,7 @@
 
 use crate::attempt::budget::Totals;
 use crate::hash;
+use crate::state::orca::Report;
 use crate::time::Instant;
 
 pub use crate::key::Head;
@@ -26,6 +27,8 @@ pub trait Environment {
     fn active(&mut self, slot: u32) -> u32;
     /// Adds `by` to the counter at `slot`.
     fn add_active(&mut self, slot: u32, by: i64);
+    /// The load report in the answer of the stream that is ending, or nothing.
+    fn load_report(&mut self) -> Option<Report>;
     /// What the host calls the stream that is being planned.
     fn stream(&mut self) -> u32;
     /// Has the answer of `stream` set a cookie: `value` is that of a `set-cookie` header.

@@ -190,6 +190,23 @@ impl Engine {
         None
     }
 
+    /// Books what the endpoint at `place` reports of its load with the answer that is ending.
+    pub(super) fn hear(
+        &mut self,
+        index: u32,
+        place: u32,
+        environment: &mut impl Environment,
+        now: Instant,
+    ) {
+        let Some(cluster) = self.clusters.get_mut(index as usize) else { return };
+        let Some(settings) = cluster.settings.orca_weights else { return };
+        if let Some(report) = environment.load_report()
+            && let Some(row) = cluster.table.row_mut(place)
+        {
+            row.orca.update(&report, &settings, now);
+        }
+    }
+
     /// Takes all flights off: nobody will hear of their ends.
     pub fn abandon(&mut self, environment: &mut impl Environment) {
         while let Some(flight) = self.flights.end_any() {

@@ -2,6 +2,7 @@
 
 use super::cluster::Surroundings;
 use super::{Cluster, Engine, Environment};
+use crate::config::limits::TABLES_BYTES_MAX;
 use crate::config::{ClusterConfig, ClusterSettings};
 use crate::membership::decode::{self, DecodeError, DecodeReason, Wanted};
 use crate::membership::{Endpoint, Update};
@@ -117,21 +118,32 @@ impl Engine {
             settings.zone_aware.as_ref().is_some_and(|zones| zones.local_cluster == name)
         };
         for other in 0..u32::try_from(self.clusters.len()).unwrap_or(u32::MAX) {
-            let cluster = self.clusters.get(other as usize);
-            if Some(other) != index && cluster.is_some_and(|c| follows(&c.settings)) {
-                self.begin_build(other, now);
+            if let Some(cluster) = self.clusters.get_mut(other as usize)
+                && Some(other) != index
+                && follows(&cluster.settings)
+            {
+                cluster.want_build();
             }
         }
+        self.begin_builds(now);
         let all = self.config.clusters.is_empty();
         self.sole = (all && self.clusters.len() == 1).then_some(0);
         true
     }
 
-    /// Starts to build the tables of the cluster at `index` again.
-    pub(super) fn begin_build(&mut self, index: u32, now: Instant) {
-        self.with_surroundings(index, now, |cluster, endpoints, around| {
-            cluster.begin_build(endpoints, around);
-        });
+    /// Starts to build what has to be built: one cluster after the other, because building takes
+    /// more memory than what is built. Small tables are complete at once.
+    pub(super) fn begin_builds(&mut self, now: Instant) {
+        for index in 0..u32::try_from(self.clusters.len()).unwrap_or(u32::MAX) {
+            if self.clusters.iter().any(Cluster::is_building) {
+                return;
+            }
+            if self.clusters.get(index as usize).is_some_and(Cluster::wants_build) {
+                self.with_surroundings(index, now, |cluster, endpoints, around| {
+                    cluster.begin_build(endpoints, around);
+                });
+            }
+        }
     }
 
     fn with_surroundings(
@@ -140,6 +152,12 @@ impl Engine {
         now: Instant,
         call: impl FnOnce(&mut Cluster, &[Endpoint], &Surroundings<'_>),
     ) {
+        let taken = |(at, cluster): (usize, &Cluster)| {
+            // its own old tables go when the new ones are complete
+            if at == index as usize { 0 } else { cluster.table_bytes() }
+        };
+        let others = self.clusters.iter().enumerate().map(taken);
+        let others = others.fold(0_u64, u64::saturating_add);
         let Some(cluster) = self.clusters.get_mut(index as usize) else { return };
         let Some(set) = self.membership.get(&cluster.name) else { return };
         let zones = cluster.settings.zone_aware.clone();
@@ -150,6 +168,7 @@ impl Engine {
             zone: if zone.is_empty() { &self.site.zone } else { zone },
             seed: self.site.seed,
             identity: self.site.identity,
+            room: TABLES_BYTES_MAX.saturating_sub(others),
             now,
         };
         call(cluster, &set.endpoints, &around);
@@ -158,19 +177,15 @@ impl Engine {
     /// Whether tables are being built.
     #[must_use]
     pub fn is_building(&self) -> bool {
-        self.clusters.iter().any(Cluster::is_building)
+        self.clusters.iter().any(|cluster| cluster.is_building() || cluster.wants_build())
     }
 
     /// Builds on with about `units` of work. Returns whether there is more to do.
     pub fn build(&mut self, units: u32, now: Instant) -> bool {
-        let unfinished = self.clusters.iter().position(Cluster::is_building);
-        let Some(index) = unfinished.and_then(|at| u32::try_from(at).ok()) else { return false };
-        if let Some(cluster) = self.clusters.get_mut(index as usize) {
+        if let Some(cluster) = self.clusters.iter_mut().find(|cluster| cluster.is_building()) {
             cluster.build(units);
-            if cluster.wants_build() {
-                self.begin_build(index, now);
-            }
         }
+        self.begin_builds(now);
         self.is_building()
     }
 }

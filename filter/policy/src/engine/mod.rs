@@ -203,5 +203,11 @@ impl Engine {
             }
             cluster.refresh_acceptances(now);
         }
+        for cluster in &mut self.clusters {
+            if cluster.reweigh(now) {
+                cluster.want_build();
+            }
+        }
+        self.begin_builds(now);
     }
 }

@@ -58,6 +58,13 @@ impl Engine {
             trial: false,
             took,
         };
+        if self
+            .clusters
+            .get(success.cluster as usize)
+            .is_some_and(|c| c.generation == success.generation)
+        {
+            self.hear(success.cluster, success.endpoint, environment, now);
+        }
         if let Some(settled) = self.ledger.push(success) {
             self.book(&settled, environment, now);
         }
@@ -89,6 +96,7 @@ impl Engine {
             trial: is_trial(cluster, endpoint, &stream),
             took: None,
         };
+        self.hear(success.cluster, success.endpoint, environment, now);
         // its status is known, so no report can take it back
         self.book(&success, environment, now);
     }

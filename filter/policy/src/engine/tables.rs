@@ -5,15 +5,20 @@
 //! levels of that subset. All of them are built together, in slices: while they are, requests use
 //! the tables before, whose members are moved to their new places when the membership changes.
 
-use crate::config::{ClusterSettings, LbPolicy, Subsets};
+use core::cell::Cell;
+
+use crate::config::{ClusterSettings, LbPolicy, Subsets, table_bytes};
 use crate::membership::Endpoint;
-use crate::pick::priority::{self, Hosts, PriorityLoad};
-use crate::pick::zone::ZoneRouting;
+use crate::pick::priority::{Priority, PriorityLoads, Tally};
+use crate::pick::zone::{Routing, Zone};
 use crate::pick::{Building, Member, Picker, subsetting};
 use crate::state::Table;
 
 /// Subsets of one cluster; endpoints of further ones serve only requests that select none.
 pub(super) const SUBSETS_MAX: usize = 256;
+
+/// Zones that are told apart; with more of them zones do not matter.
+const ZONES_MAX: usize = 64;
 
 /// A place that is none: its endpoint has left.
 pub(super) const NOWHERE: u32 = u32::MAX;
@@ -48,6 +53,8 @@ pub(super) struct Material<'a> {
     pub(super) seed: u64,
     /// What random subsetting ranks by: the same for all workers of a proxy.
     pub(super) identity: u64,
+    /// Bytes that tables may take.
+    pub(super) room: &'a Cell<u64>,
 }
 
 impl Group {
@@ -57,7 +64,15 @@ impl Group {
             let key = from.endpoints.get(at).map_or("", |e| e.address.as_str());
             Member { key, weight: from.weights.get(at).copied().unwrap_or(1) }
         };
-        let members: Vec<Member<'_>> = places.iter().map(member).collect();
+        let mut members: Vec<Member<'_>> = places.iter().map(member).collect();
+        let weights = || members.iter().map(|member| member.weight.max(1));
+        let sum = weights().fold(0, |sum: u64, weight| sum.saturating_add(weight.into()));
+        let bytes = table_bytes(&from.settings.lb_policy, weights().min().unwrap_or(1), sum);
+        match from.room.get().checked_sub(bytes) {
+            Some(left) => from.room.set(left),
+            // an order over nobody: Envoy's own policy serves
+            None => members.clear(),
+        }
         let building = Picker::begin(&from.settings.lb_policy, &members, from.seed ^ salt);
         Self { order: Order::Building(Box::new(building)), members: places.to_vec() }
     }
@@ -94,8 +109,8 @@ impl Group {
 pub(super) struct Level {
     pub(super) healthy: Group,
     pub(super) degraded: Option<Group>,
-    pub(super) zones: Option<(ZoneRouting, Vec<Group>)>,
-    hosts: Hosts,
+    pub(super) zones: Option<(Routing, Vec<Group>)>,
+    tally: Tally,
 }
 
 impl Level {
@@ -112,7 +127,7 @@ pub(super) struct Set {
     key: Vec<u8>,
     /// Most preferred first.
     pub(super) levels: Vec<Level>,
-    pub(super) load: PriorityLoad,
+    pub(super) loads: PriorityLoads,
 }
 
 /// All orders of one cluster.
@@ -120,11 +135,14 @@ pub(super) struct Set {
 pub(super) struct Tables {
     /// All endpoints first, then the subsets, sorted by key.
     sets: Vec<Set>,
+    /// Bytes that they take.
+    pub(super) bytes: u64,
 }
 
 impl Tables {
     /// Starts to build.
     pub(super) fn begin(from: &Material<'_>) -> Self {
+        let room = from.room.get();
         let all: Vec<u32> = (0_u32..).zip(from.endpoints).map(|(place, _)| place).collect();
         let mut sets = vec![Set::begin(Vec::new(), &all, from)];
         if let Some(subsets) = &from.settings.subsets {
@@ -139,7 +157,7 @@ impl Tables {
                 sets.push(Set::begin(key, &places, from));
             }
         }
-        Self { sets }
+        Self { sets, bytes: room.saturating_sub(from.room.get()) }
     }
 
     /// Builds on with about `units` of work; true when all is complete.
@@ -206,7 +224,7 @@ impl Set {
             Level::begin(*priority, &members, from)
         };
         let levels: Vec<Level> = priorities.iter().map(level).collect();
-        Self { key, levels, load: PriorityLoad::default() }
+        Self { key, levels, loads: PriorityLoads::default() }
     }
 
     fn weigh(&mut self, table: &Table, settings: &ClusterSettings) {
@@ -215,18 +233,19 @@ impl Set {
         }
         let admitted = |group: &Group| {
             let admitted = |place: &&u32| table.row(**place).is_some_and(|row| row.is_admitted());
-            u32::try_from(group.members.iter().filter(admitted).count()).unwrap_or(u32::MAX)
+            group.members.iter().filter(admitted).count() as u64
         };
-        let hosts = self.levels.iter().map(|level| Hosts {
-            healthy: level.hosts.healthy.min(admitted(&level.healthy)),
-            degraded: level.hosts.degraded.min(level.degraded.as_ref().map_or(0, &admitted)),
-            ..level.hosts
-        });
-        self.load = priority::load(
-            hosts,
-            settings.overprovisioning_factor,
-            settings.circuit_breaker.healthy_panic_threshold,
-        );
+        let priority = |level: &Level| {
+            Priority::of_endpoints(Tally {
+                healthy: level.tally.healthy.min(admitted(&level.healthy)),
+                degraded: level.tally.degraded.min(level.degraded.as_ref().map_or(0, admitted)),
+                ..level.tally
+            })
+        };
+        let priorities: Vec<Priority> = self.levels.iter().map(priority).collect();
+        let breaker = &settings.circuit_breaker;
+        let threshold = breaker.healthy_panic_threshold;
+        self.loads.refresh(&priorities, settings.overprovisioning_factor, threshold);
     }
 }
 
@@ -243,59 +262,77 @@ impl Level {
         };
         let mut healthy = some(|e| e.health.is_healthy() && !e.health.is_degraded());
         let mut degraded = some(|e| e.health.is_degraded());
-        let count = |list: &[u32]| u32::try_from(list.len()).unwrap_or(u32::MAX);
-        let hosts = Hosts {
-            total: count(places),
-            healthy: count(&healthy),
-            degraded: count(&degraded),
-            excluded: count(&some(|e| e.health.is_excluded())),
+        let tally = Tally {
+            total: places.len() as u64,
+            healthy: healthy.len() as u64,
+            degraded: degraded.len() as u64,
+            excluded: some(|e| e.health.is_excluded()).len() as u64,
         };
-        let total = u64::from(hosts.total.saturating_sub(hosts.excluded));
-        let well = u64::from(hosts.healthy).saturating_add(u64::from(hosts.degraded));
-        if well.saturating_mul(100) < total.saturating_mul(threshold) {
+        let total = tally.total.saturating_sub(tally.excluded);
+        let well = tally.healthy.saturating_add(tally.degraded);
+        let panic = well.saturating_mul(100) < total.saturating_mul(threshold);
+        if panic {
             healthy = places.to_vec();
             degraded.clear();
         }
         if let Some(subsetting) = from.settings.random_subsetting {
-            let key =
-                |place: u32| from.endpoints.get(place as usize).map_or("", |e| e.address.as_str());
-            let size = subsetting.subset_size as usize;
-            subsetting::retain(&mut healthy, size, from.identity, key);
+            let address = |place: &u32| {
+                from.endpoints.get(*place as usize).map_or("", |e| e.address.as_str())
+            };
+            let addresses = healthy.iter().map(address);
+            let kept = subsetting::subset(addresses, subsetting.subset_size, from.identity);
+            healthy = kept.iter().filter_map(|at| healthy.get(*at as usize).copied()).collect();
         }
         let salt = u64::from(priority);
         let group = |places: &[u32], salt: u64| Group::begin(places, from, salt);
         Self {
-            zones: (priority == 0).then(|| zones(&healthy, from)).flatten(),
+            zones: (priority == 0 && !panic).then(|| zones(places, &healthy, from)).flatten(),
             degraded: (!degraded.is_empty()).then(|| group(&degraded, salt ^ (1 << 32))),
             healthy: group(&healthy, salt),
-            hosts,
+            tally,
         }
     }
 }
 
 /// One group a zone, where the policy and the configuration let zones matter (Envoy: not for
-/// consistent hashing).
-fn zones(places: &[u32], from: &Material<'_>) -> Option<(ZoneRouting, Vec<Group>)> {
+/// consistent hashing). `places`: all of the level; `healthy`: those that its order is over.
+fn zones(places: &[u32], healthy: &[u32], from: &Material<'_>) -> Option<(Routing, Vec<Group>)> {
     let settings = from.settings.zone_aware.as_ref()?;
     if is_hash(&from.settings.lb_policy) {
         return None;
     }
-    let zone =
-        |place: &u32| from.endpoints.get(*place as usize).map_or("", |e| e.locality.zone.as_str());
-    let mut names: Vec<&str> = places.iter().map(zone).collect();
+    let endpoint = |place: &u32| from.endpoints.get(*place as usize);
+    let zone_of = |place: &u32| endpoint(place).map_or("", |e| e.locality.zone.as_str());
+    let all = places.iter().map(zone_of).chain(from.local.iter().map(|e| e.locality.zone.as_str()));
+    let mut names: Vec<&str> = all.collect();
     names.sort_unstable();
     names.dedup();
-    let of_zone = |name: &&str| -> Vec<u32> {
-        places.iter().copied().filter(|place| zone(place) == *name).collect()
+    if names.len() > ZONES_MAX {
+        return None;
+    }
+    let members = |name: &&str| -> Vec<u32> {
+        healthy.iter().copied().filter(|place| zone_of(place) == *name).collect()
     };
-    let members: Vec<Vec<u32>> = names.iter().map(of_zone).collect();
-    let local = from.local.iter().filter(|e| e.health.is_healthy());
-    let routing = ZoneRouting::new(
-        settings,
-        from.zone,
-        names.iter().copied().zip(members.iter().map(Vec::len)),
-        local.map(|e| e.locality.zone.as_str()),
-    )?;
+    let members: Vec<Vec<u32>> = names.iter().map(members).collect();
+    let zone = |(name, members): (&&str, &Vec<u32>)| {
+        let local = |e: &&Endpoint| e.priority == 0 && e.locality.zone == *name;
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Zone {
+            upstream: count(places.iter().filter(|place| zone_of(place) == *name).count()),
+            upstream_healthy: count(members.len()),
+            local: count(from.local.iter().filter(local).count()),
+            local_healthy: count(
+                from.local.iter().filter(local).filter(|e| e.health.is_healthy()).count(),
+            ),
+        }
+    };
+    let zones: Vec<Zone> = names.iter().zip(&members).map(zone).collect();
+    let own = names.binary_search(&from.zone).ok().and_then(|at| u32::try_from(at).ok());
+    let threshold = from.settings.circuit_breaker.healthy_panic_threshold;
+    let routing = Routing::new(&zones, own, settings, threshold);
+    if matches!(routing, Routing::Off(_)) {
+        return None;
+    }
     let group = |(n, places): (u64, &Vec<u32>)| Group::begin(places, from, (n + 1) << 40);
     Some((routing, (0_u64..).zip(&members).map(group).collect()))
 }
@@ -306,4 +343,9 @@ pub(super) const fn is_hash(policy: &LbPolicy) -> bool {
         policy,
         LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } | LbPolicy::Rendezvous { .. }
     )
+}
+
+/// Whether the policy's tables are Envoy's own, whose keys must not move with load.
+pub(super) const fn is_fixed(policy: &LbPolicy) -> bool {
+    matches!(policy, LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. })
 }

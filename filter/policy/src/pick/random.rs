@@ -92,3 +92,44 @@ fn slots(members: &[Member<'_>]) -> Vec<Slot> {
     }
     slots
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    #[test]
+    fn parts_of_slots_add_up_to_each_members_weight() {
+        let lopsided: Vec<u32> = (0..1000).map(|i| if i == 7 { u32::MAX } else { 1 }).collect();
+        let tables: [&[u32]; 5] =
+            [&[1, 2], &[5, 1, 1], &[3, 0, 7, 7, 100], &[u32::MAX, 1, 1], &lopsided];
+        for weights in tables {
+            let members: Vec<_> =
+                weights.iter().map(|weight| Member { key: "", weight: *weight }).collect();
+            let mut shares = vec![0.0; members.len()];
+            for (index, slot) in slots(&members).iter().enumerate() {
+                let own = f64::from(slot.own) / 4_294_967_296.0;
+                shares[index] += own;
+                shares[usize::from(slot.alias)] += 1.0 - own;
+            }
+            let sum: f64 = members.iter().map(|member| f64::from(effective(member))).sum();
+            for (share, member) in shares.iter().zip(&members) {
+                let expected = f64::from(effective(member)) / sum * members.len() as f64;
+                // Each of the slots may be off by 2^-32.
+                assert!((share - expected).abs() <= 1e-9 * members.len() as f64, "{weights:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn random_numbers_reach_both_ends_of_every_slot() {
+        let slots = [Slot { own: 1 << 31, alias: 1 }, Slot { own: u32::MAX, alias: 1 }];
+        assert_eq!(draw_from(&slots, 0), 0);
+        assert_eq!(draw_from(&slots, (1 << 31) - 1), 0);
+        assert_eq!(draw_from(&slots, 1 << 31), 1);
+        assert_eq!(draw_from(&slots, 1 << 63), 1);
+        assert_eq!(draw_from(&slots, u64::MAX), 1);
+    }
+}

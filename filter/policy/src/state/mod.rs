@@ -8,6 +8,7 @@
 
 pub mod breaker;
 pub mod ewma;
+pub mod orca;
 pub mod share;
 pub mod slots;
 pub mod slow_start;
@@ -18,6 +19,7 @@ use crate::rng::Rng;
 use crate::time::Instant;
 use breaker::{Breaker, Transition};
 use ewma::Ewma;
+use orca::EndpointWeight;
 
 /// Halvings of an endpoint's share for failures in a row.
 const DOUBTS_MAX: u32 = 5;
@@ -29,6 +31,8 @@ pub struct Row {
     pub breaker: Breaker,
     /// Its latency.
     pub ewma: Ewma,
+    /// The weight that it reports by its own load.
+    pub orca: EndpointWeight,
     /// When it came or came back, while anybody remembers.
     rising_since: Option<Instant>,
     held_out: bool,
@@ -45,8 +49,10 @@ impl Row {
     #[must_use]
     pub fn new(now: Instant, rising: bool) -> Self {
         let rising_since = rising.then_some(now);
-        let ewma = Ewma::new(now);
-        Self { breaker: Breaker::default(), ewma, rising_since, held_out: false }
+        // an old one without history: its first request goes there soon, and alone
+        let ewma = Ewma::new(Instant::ZERO);
+        let (breaker, orca) = (Breaker::default(), EndpointWeight::default());
+        Self { breaker, ewma, orca, rising_since, held_out: false }
     }
 
     /// When it came or came back; nothing when it was always there.
@@ -56,7 +62,7 @@ impl Row {
     }
 
     const fn is_doubted(&self) -> bool {
-        self.breaker.consecutive() > 1
+        self.breaker.is_closed() && self.breaker.consecutive() > 1
     }
 
     /// How likely it should be a first choice for its latest failures: 1 up to one in a row, half
@@ -64,6 +70,9 @@ impl Row {
     /// it is judged, and still gets the attempts that judge it.
     #[must_use]
     pub fn trust(&self) -> f64 {
+        if !self.is_doubted() {
+            return 1.0;
+        }
         let doubts = self.breaker.consecutive().saturating_sub(1).min(DOUBTS_MAX);
         1.0 / f64::from(1_u32 << doubts)
     }
@@ -150,6 +159,7 @@ impl Table {
         self.doubted = self.doubted.saturating_sub(doubted);
         if transition.is_some() {
             row.rising_since = Some(now);
+            row.orca.restart();
             self.readmit(settings);
         }
         transition
@@ -186,6 +196,7 @@ impl Table {
         self.doubted = self.doubted.saturating_add(after).saturating_sub(before);
         if changed && row.breaker.is_closed() {
             row.rising_since = Some(record.changed);
+            row.orca.restart();
         }
         changed
     }

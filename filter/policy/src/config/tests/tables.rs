@@ -119,6 +119,22 @@ fn of_a_ring_that_weights_make_large_the_maximum_is_blamed() {
 }
 
 #[test]
+fn of_a_ring_that_is_a_little_larger_than_its_minimum_the_minimum_is_blamed() {
+    let endpoints = [1, 2, 3].map(|i| format!(r#"{{"address": "10.0.0.{i}:80"}}"#)).join(", ");
+    let cluster = |i: usize| {
+        format!(
+            r#"{{"name": "c{i}", "lb_policy": {},
+                "membership": {{"static": {{"endpoints": [{endpoints}]}}}}}}"#,
+            ring(4_194_304)
+        )
+    };
+    let clusters = (0..7).map(cluster).collect::<Vec<_>>().join(", ");
+    let error = err(&format!(r#"{{"clusters": [{clusters}]}}"#));
+    assert!(error.contains("minimum_ring_size: must keep the tables"), "{error}");
+    assert!(error.contains("got 4194304, which makes them 293601420"), "{error}");
+}
+
+#[test]
 fn a_ring_has_the_entries_that_it_is_counted_with() {
     let keys = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
     for weights in

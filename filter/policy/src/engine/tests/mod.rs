@@ -8,12 +8,18 @@ use crate::attempt::budget::Totals;
 use crate::config;
 use crate::outcome::Class;
 use crate::rng::{Rng, SplitMix64};
+use crate::state::orca::Report;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
+mod load;
+mod selection;
+
 /// A request of the tests.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Request {
+    cookie: String,
+    version: String,
     method: &'static str,
     id: String,
     key: String,
@@ -33,8 +39,14 @@ impl Head for Request {
         self.id.as_bytes()
     }
     fn values<'a>(&'a self, name: &[u8], each: &mut dyn FnMut(&'a [u8])) {
-        if name == b"x-key" && !self.key.is_empty() {
-            each(self.key.as_bytes());
+        let value = match name {
+            b"x-key" => &self.key,
+            b"cookie" => &self.cookie,
+            b"x-version" => &self.version,
+            _ => return,
+        };
+        if !value.is_empty() {
+            each(value.as_bytes());
         }
     }
 }
@@ -46,6 +58,7 @@ struct Process {
     totals: Totals,
     permits: BTreeMap<u32, Instant>,
     clock: Instant,
+    report: Option<Report>,
     cookies: Vec<(Cookie, String)>,
     active: BTreeMap<u32, i64>,
 }
@@ -70,6 +83,9 @@ impl Environment for Process {
     }
     fn release_permit(&mut self, permit: u32, free_from: Instant) {
         self.permits.insert(permit, free_from);
+    }
+    fn load_report(&mut self) -> Option<Report> {
+        self.report
     }
     fn stream(&mut self) -> u32 {
         5
@@ -115,9 +131,13 @@ impl World {
         let config = config::parse(json.as_bytes()).unwrap();
         let mut engine = Engine::new(config, Site { seed: 7, ..Site::default() });
         while engine.build(u32::MAX, Instant::ZERO) {}
+        let mut process = Process::default();
+        if engine.wants_slots() {
+            assert!(engine.claim_slots(&[], &mut process).is_some());
+        }
         Self {
             engine,
-            process: Process::default(),
+            process,
             rng: SplitMix64::new(42),
             now: Instant::from_millis(1_000_000),
             requests: 0,
@@ -133,7 +153,8 @@ impl World {
 
     fn request(&mut self, method: &'static str, key: &str) -> Request {
         self.requests += 1;
-        Request { method, id: format!("id-{}", self.requests), key: key.into() }
+        let id = format!("id-{}", self.requests);
+        Request { method, id, key: key.into(), ..Request::default() }
     }
 
     /// Plans a request; its list and its plan.
@@ -604,7 +625,7 @@ fn without_membership_or_cluster_everything_is_left_to_envoy() {
 #[test]
 fn an_answer_that_cannot_be_trusted_leaves_the_membership_as_it_was() {
     let mut world = World::of("{}");
-    let good = include_bytes!("../membership/testdata/all.txt");
+    let good = include_bytes!("../../membership/testdata/all.txt");
     let changed = world.engine.on_clusters_answer(good, &mut world.process, world.now);
     assert_eq!(changed.map_err(|e| e.to_string()), Ok(true));
     let before = world.engine.snapshot();
