@@ -22,7 +22,8 @@ use regex_lite::{CaptureLocations, Regex, RegexBuilder};
 
 /// Bytes that may be searched and written for one header of one request: the largest that Envoy
 /// lets through by default (60 KiB) is searched once and written once, and a value in which every
-/// character is replaced may be 500 bytes long.
+/// character is replaced may be 500 bytes long. `a[^z]*z|a` takes 4 ms at most with it, the worst
+/// pattern that the next limit lets through 100 ms; Envoy has no such limit.
 pub const WORK_BYTES_MAX: usize = 128 * 1024;
 
 /// Size of a compiled pattern in bytes, some 500 states: each byte searched may visit them all.

@@ -98,7 +98,7 @@ fn reference(policies: &[HashPolicy], request: &Request, seed: u64) -> Option<u6
             HashSource::QueryParameter(name) => query(name, request).map(|v| xxh64(&v, 0)),
         };
         key = match (key, found) {
-            (Some(key), Some(found)) => Some(((key << 1) | (key >> 63)) ^ found),
+            (Some(key), Some(found)) => Some(key.rotate_left(1) ^ found),
             (key, found) => found.or(key),
         };
         if policy.terminal && key.is_some() {
