@@ -199,7 +199,7 @@ proptest! {
     }
 
     /// Slots that Maglev moves though their member stayed: below 1 % when one of up to a hundred
-    /// equal ones leaves (`pick_properties`), and with weights up to six times as large as others'.
+    /// equal ones leaves (`pick_properties`); with weights of 1 to 6 a little more was seen.
     #[test]
     fn maglev_moves_few_keys_between_members_that_stay(
         weights in prop::collection::vec(1_u32..7, 3..100),
@@ -207,7 +207,8 @@ proptest! {
     ) {
         let large = set(&weights);
         let small = without(&large, removed.index(large.len()));
-        let moved = moved_between_survivors(&maglev(65_537, 0), &large, &small, 5000);prop_assert!(moved <= 0.02, "{moved}");
+        let moved = moved_between_survivors(&maglev(65_537, 0), &large, &small, 5000);
+        prop_assert!(moved <= 0.02, "{moved}");
     }
 
     /// Envoy's ring gives equal members `p` points each, and `q >= p` when one of them has left. A
