@@ -1,6 +1,8 @@
 //! Requests in flight and latencies: what is counted in is counted out.
 
 use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 const LEAST: &str = r#", "lb_policy": {"least_request": {}}"#;
 const PEAK: &str = r#", "lb_policy": {"peak_ewma": {}}, "retry": {"num_retries": 0}"#;
