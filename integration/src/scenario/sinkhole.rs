@@ -2,7 +2,7 @@
 //! get more of the load for that, under any policy.
 //!
 //! Breakers are off, so that the endpoint stays in, and nothing is retried, so that every answer
-//! tells where a first attempt went. The healthy ones take 7.5 ms (deviation 1 ms), the failing one
+//! tells where a first attempt went. The healthy ones take 8 ms (deviation 1 ms), the failing one
 //! answers 503 at once. There is one Envoy for each policy; all have the same upstreams.
 
 use std::time::Duration;
