@@ -125,6 +125,9 @@ impl Engine {
         let thinned = cluster.acceptances.is_thinning() || cluster.table.has_doubts();
         let draw = || key.filter(|_| by_hash).unwrap_or_else(|| rng.next_u64());
         let salt = thinned.then(draw);
+        let latency = cluster.tracking.latency.is_some();
+        self.exact = if latency { environment.clock() } else { Instant::ZERO };
+        let now = if latency { self.exact } else { now };
         self.candidates.clear();
         self.bound = cluster.bound_to(head);
         self.candidates.listed.extend(self.bound);
