@@ -86,7 +86,8 @@ test-native: $(WASM) $(TRAP_WASM) $(ENVOY_BIN) ## every Rust test, end to end on
 .PHONY: test-wasm
 test-wasm: target-wasm32-unknown-unknown $(BINDGEN_RUNNER) $(NODE) ## the policy's tests on wasm32
 	PATH="$(dir $(NODE)):$$PATH" CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(BINDGEN_RUNNER) \
-	  cargo test --package outrigger-policy --target wasm32-unknown-unknown --lib --test vectors --test load_vectors \
+	  cargo test --package outrigger-policy --target wasm32-unknown-unknown --lib \
+	  --test vectors --test load_vectors --test state_vectors \
 	  2>&1 | tee $(CACHE)/test-wasm.log && cat $(CACHE)/test-wasm.log >> $(TEST_LOG)
 	@grep -q '^test result: ok. [1-9]' $(CACHE)/test-wasm.log || { echo "no test ran on wasm32"; exit 1; }
 
@@ -96,7 +97,7 @@ check-samples: toolchain ## configurations that the repository ships
 
 .PHONY: rig-all
 rig-all: $(WASM) $(ENVOY_BIN) ## every scenario once
-	$(INTEGRATION) rig --runs 1 --shared-machine --envoy-version $(ENVOY)
+	$(INTEGRATION) rig --runs 1 --quick --shared-machine --envoy-version $(ENVOY)
 
 .PHONY: rig-smoke-compose
 rig-smoke-compose: $(WASM) $(ENVOY_BIN)

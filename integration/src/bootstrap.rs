@@ -51,6 +51,8 @@ pub enum Lb {
     RingHash,
     /// `maglev` with Envoy's defaults
     Maglev,
+    /// `least_request` with Envoy's defaults: the better of two drawn at random
+    LeastRequest,
 }
 
 impl Lb {
@@ -61,6 +63,7 @@ impl Lb {
             Self::RoundRobin => "round_robin",
             Self::RingHash => "ring_hash",
             Self::Maglev => "maglev",
+            Self::LeastRequest => "least_request",
         }
     }
 
@@ -69,6 +72,7 @@ impl Lb {
             Self::RoundRobin => ("round_robin", "round_robin.v3.RoundRobin"),
             Self::RingHash => ("ring_hash", "ring_hash.v3.RingHash"),
             Self::Maglev => ("maglev", "maglev.v3.Maglev"),
+            Self::LeastRequest => ("least_request", "least_request.v3.LeastRequest"),
         };
         let kind =
             format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{message}");

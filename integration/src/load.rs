@@ -18,7 +18,7 @@ use hyper::header::{HOST, HeaderValue};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 
-/// When the client itself gives up; longer than the route's 5 s.
+/// When the client itself gives up unless told otherwise; longer than the route's 5 s.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// What a load looks like.
@@ -30,13 +30,15 @@ pub struct Plan {
     pub method: Method,
     /// Number of different `x-key` values (`key-0`, `key-1`, ...), in turn; 0 sends no key.
     pub keys: u32,
+    /// When the client gives up and closes the connection.
+    pub timeout: Duration,
 }
 
 impl Plan {
     /// GET without keys.
     #[must_use]
     pub fn get(rate: u32) -> Self {
-        Self { rate, method: Method::GET, keys: 0 }
+        Self { rate, method: Method::GET, keys: 0, timeout: CLIENT_TIMEOUT }
     }
 }
 
@@ -69,6 +71,7 @@ impl Record {
 #[derive(Debug)]
 pub struct Load {
     origin: Instant,
+    timeout: Duration,
     stop: Arc<AtomicBool>,
     late_us: Arc<AtomicU64>,
     pacer: std::thread::JoinHandle<()>,
@@ -97,7 +100,7 @@ impl Load {
             let runtime = tokio::runtime::Handle::current();
             std::thread::spawn(move || pace(&plan, origin, &stop, &late_us, &targets, &runtime))
         };
-        Self { origin, stop, late_us, pacer, targets }
+        Self { origin, timeout: plan.timeout, stop, late_us, pacer, targets }
     }
 
     /// The instant that `scheduled_us` counts from.
@@ -119,7 +122,7 @@ impl Load {
         while !self.pacer.is_finished() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let deadline = Instant::now() + CLIENT_TIMEOUT + Duration::from_secs(1);
+        let deadline = Instant::now() + self.timeout + Duration::from_secs(1);
         let busy = |t: &Arc<Target>| t.pending.load(Ordering::Acquire) > 0;
         while self.targets.iter().any(busy) && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -158,10 +161,10 @@ fn pace(
             }
             let key = if plan.keys == 0 { 0 } else { number % plan.keys };
             let request = target.request(plan, key);
-            let target = Arc::clone(target);
+            let (target, timeout) = (Arc::clone(target), plan.timeout);
             target.pending.fetch_add(1, Ordering::Relaxed);
             runtime.spawn(async move {
-                let mut record = target.one(request, origin + scheduled).await;
+                let mut record = target.one(request, origin + scheduled, timeout).await;
                 record.scheduled_us = micros(scheduled);
                 record.key = key;
                 target.records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
@@ -192,8 +195,14 @@ impl Target {
         request
     }
 
-    async fn one(&self, request: Request<Empty<Bytes>>, scheduled: Instant) -> Record {
-        let answer = tokio::time::timeout(CLIENT_TIMEOUT, self.exchange(request)).await;
+    /// Dropping the exchange at the time-out closes its connection: the proxy sees a client leave.
+    async fn one(
+        &self,
+        request: Request<Empty<Bytes>>,
+        scheduled: Instant,
+        timeout: Duration,
+    ) -> Record {
+        let answer = tokio::time::timeout(timeout, self.exchange(request)).await;
         let latency_us = micros(scheduled.elapsed());
         let (status, upstream, address) = match answer {
             Ok(Some(answer)) => answer,
@@ -251,7 +260,8 @@ pub async fn place(entry: SocketAddr, keys: u32) -> std::collections::BTreeMap<u
             tokio::spawn(async move {
                 let mut placed = Vec::new();
                 for key in (worker..keys).step_by(AT_ONCE as usize) {
-                    let record = target.one(target.request(&plan, key), Instant::now()).await;
+                    let record =
+                        target.one(target.request(&plan, key), Instant::now(), plan.timeout).await;
                     if let (true, Some(address)) = (record.ok(), record.address) {
                         placed.push((key, address));
                     }

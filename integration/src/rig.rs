@@ -34,6 +34,9 @@ pub struct Options {
     /// How often each fault is repeated; times are medians of the runs
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=99))]
     pub runs: u8,
+    /// Cut `slow-replica` and `sinkhole` to a third
+    #[arg(long)]
+    pub quick: bool,
     /// Others use the machine: a p99 may be 10 times its limit, and a scenario that fails while the
     /// machine stood still is run up to 3 times, then not judged
     #[arg(long)]
@@ -77,13 +80,18 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         println!("{warning}");
     }
     let runner = site.name().to_owned();
-    let (runs, shared_machine) = (usize::from(options.runs), options.shared_machine);
-    let rig = Rig { site, flavours, runs, shared_machine };
+    let rig = Rig {
+        site,
+        flavours,
+        runs: usize::from(options.runs),
+        quick: options.quick,
+        shared_machine: options.shared_machine,
+    };
     let mut report = Report { envoy: options.envoy_version, runner, scenarios: Vec::new() };
     let mut timelines = Vec::new();
     for name in names {
         let Some((scenario, lines)) = scenario::run(&name, &rig).await? else {
-            rig.say(format!("{name:9} skipped: only containers can be taken off the network"));
+            rig.say(format!("{name:9} skipped: {}", scenario::why_skipped(&name)));
             continue;
         };
         report.scenarios.push(scenario);

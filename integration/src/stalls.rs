@@ -51,6 +51,19 @@ impl Stalls {
             || self.native_p99_ms.is_some_and(|p99| p99 > NATIVE_P99_MS_MAX)
     }
 
+    /// What disturbed, in a few words.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self.native_p99_ms {
+            Some(p99) if !(Self { native_p99_ms: None, ..*self }).disturbed() => {
+                format!("plain Envoy's p99 was {p99:.0} ms before the fault")
+            }
+            _ => {
+                format!("the machine stood still for {:.0} ms", self.total_ms.max(self.longest_ms))
+            }
+        }
+    }
+
     /// Two runs together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -188,7 +201,10 @@ mod tests {
 
     #[test]
     fn a_slow_plain_envoy_disturbs() {
-        assert!(Stalls { native_p99_ms: Some(20.1), ..watched() }.disturbed());
+        let slow = Stalls { native_p99_ms: Some(21.0), ..watched() };
+        assert!(slow.disturbed());
+        assert_eq!(slow.reason(), "plain Envoy's p99 was 21 ms before the fault");
+        assert_eq!(slow.and(stalled(60, 9)).reason(), "the machine stood still for 540 ms");
         assert!(!Stalls { native_p99_ms: None, ..watched() }.disturbed());
     }
 

@@ -3,6 +3,7 @@
 
 use integration::bootstrap::{Endpoint, Flavour, Lb};
 use integration::harness::Harness;
+use integration::load::{Load, Plan};
 use integration::upstream::Upstream;
 use integration::upstream::fault::FaultSpec;
 use integration::{http, process};
@@ -51,6 +52,27 @@ async fn every_fault_can_be_told_apart_by_a_client() {
     let stats = upstream.stats().await.unwrap();
     assert_eq!((stats.requests, stats.in_flight), (5, 0), "a client that left is counted out");
     assert_eq!(stats.outcomes["200"], 2);
+}
+
+#[tokio::test]
+async fn a_client_that_gives_up_closes_its_connection() {
+    let ms = std::time::Duration::from_millis;
+    let (upstream, _folder) = upstream().await.unwrap();
+    upstream.fault(&FaultSpec::delay(60_000)).await.unwrap();
+    let plan = Plan { timeout: ms(200), ..Plan::get(50) };
+    let load = Load::start(&plan, &[upstream.address()]);
+    tokio::time::sleep(ms(150)).await;
+    assert!(upstream.stats().await.unwrap().in_flight > 0);
+    let records = load.finish().await.remove(0);
+    assert!(!records.is_empty() && records.iter().all(|r| r.status == 0), "{records:?}");
+    assert!(records.iter().all(|r| r.latency_us >= 200_000), "{records:?}");
+    for _ in 0..400 {
+        if upstream.stats().await.unwrap().in_flight == 0 {
+            return;
+        }
+        tokio::time::sleep(ms(5)).await;
+    }
+    panic!("the upstream still waits for clients that are gone");
 }
 
 #[tokio::test]

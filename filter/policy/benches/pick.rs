@@ -22,7 +22,18 @@ const RING_HASH: LbPolicy = LbPolicy::RingHash {
     hash_balance_factor: 0,
 };
 
-const MAGLEV: LbPolicy = LbPolicy::Maglev { table_size: 65_537, hash_balance_factor: 0 };
+const RING_HASH_BOUNDED: LbPolicy = LbPolicy::RingHash {
+    minimum_ring_size: 1024,
+    maximum_ring_size: RING_SIZE_MAX,
+    hash_function: HashFunction::XxHash,
+    hash_balance_factor: 200,
+};
+
+const RENDEZVOUS: LbPolicy = LbPolicy::Rendezvous { table_size: 65_536, hash_balance_factor: 0 };
+
+const fn maglev(hash_balance_factor: u32) -> LbPolicy {
+    LbPolicy::Maglev { table_size: 65_537, hash_balance_factor }
+}
 
 const EDF: LbPolicy = LbPolicy::RoundRobin { order: TurnOrder::Edf };
 const SMOOTH: LbPolicy = LbPolicy::RoundRobin { order: TurnOrder::Smooth };
@@ -37,7 +48,7 @@ const PEAK_EWMA: LbPolicy = LbPolicy::PeakEwma {
 };
 
 /// Name in reports, policy, and the number of different weights among the endpoints.
-const POLICIES: [(&str, LbPolicy, u32); 12] = [
+const POLICIES: [(&str, LbPolicy, u32); 16] = [
     ("round_robin", EDF, 1),
     ("round_robin_weighted", EDF, 5),
     ("round_robin_smooth", SMOOTH, 5),
@@ -49,18 +60,24 @@ const POLICIES: [(&str, LbPolicy, u32); 12] = [
     ("peak_ewma", PEAK_EWMA, 1),
     ("peak_ewma_weighted", PEAK_EWMA, 5),
     ("ring_hash", RING_HASH, 1),
-    ("maglev", MAGLEV, 1),
+    ("maglev", maglev(0), 1),
+    ("rendezvous", RENDEZVOUS, 1),
+    // With 200 % of the mean load nobody is full, with 150 % two in seven are.
+    ("ring_hash_bounded", RING_HASH_BOUNDED, 1),
+    ("maglev_bounded", maglev(200), 1),
+    ("maglev_overflow", maglev(150), 1),
 ];
 
-/// Loads that differ and cost next to nothing to ask for; the engine's are host calls.
-struct CheapLoads;
+/// Loads that differ, three on average, and cost next to nothing to ask for; the engine's are host
+/// calls.
+struct CheapLoads(u32);
 
 impl Loads for CheapLoads {
     fn active(&mut self, member: u32) -> u32 {
         member % 7
     }
     fn active_total(&mut self) -> u64 {
-        0
+        3 * u64::from(self.0)
     }
     fn cost(&mut self, member: u32) -> f64 {
         f64::from(member % 7)
@@ -80,7 +97,8 @@ fn members(keys: &[String], weights: u32) -> Vec<Member<'_>> {
 /// The sum of three candidates' indices.
 fn pick(picker: &mut Picker, hash: u64, rng: &mut SplitMix64) -> u32 {
     let (mut sum, mut taken) = (0, 0);
-    picker.walk(Some(hash), rng, &mut CheapLoads, |member| {
+    let mut loads = CheapLoads(picker.len());
+    picker.walk(Some(hash), rng, &mut loads, |member| {
         sum += member;
         taken += 1;
         if taken == CANDIDATES { Step::Stop } else { Step::Take }

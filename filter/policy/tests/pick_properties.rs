@@ -29,6 +29,10 @@ fn any_spec() -> impl Strategy<Value = LbPolicy> {
         (1_u64..3000).prop_map(|size| ring(size, HashFunction::MurmurHash2)),
         (1_u64..5000)
             .prop_map(|table_size| LbPolicy::Maglev { table_size, hash_balance_factor: 0 }),
+        (1_u64..5000, 0_u32..2).prop_map(|(table_size, bounded)| LbPolicy::Rendezvous {
+            table_size,
+            hash_balance_factor: 125 * bounded,
+        }),
     ]
 }
 

@@ -41,10 +41,10 @@ pub struct ScenarioReport {
 
 /// What the clients of one Envoy saw. Counts are sums over the runs, times are medians of the runs;
 /// `null` is "never" or "does not apply". Percentiles are those from 1 s after the fault until it
-/// is lifted (in `scale`: of all requests).
+/// is lifted (in `scale`, `slow-replica` and `sinkhole`: of all requests).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArmReport {
-    /// `outrigger`, `envoy-native` or `pass-through`.
+    /// `outrigger`, `envoy-native` or `pass-through`; its policy too where several share a flavour.
     pub name: String,
     /// Requests after the warm-up.
     pub requests: u64,
@@ -58,8 +58,8 @@ pub struct ArmReport {
     pub p99_ms: Option<f64>,
     /// 99.9th percentile.
     pub p999_ms: Option<f64>,
-    /// Requests that the upstreams received (in `outage` only while everything failed; in `scale`:
-    /// that Envoy sent).
+    /// Requests that the upstreams received (in `outage` only while everything failed; where
+    /// percentiles are of all requests: that Envoy sent).
     pub attempts: u64,
     /// `attempts` per request of the same time.
     pub amplification: f64,
@@ -117,7 +117,7 @@ impl ScenarioReport {
     /// Takes the checks that did not pass for not judged, because the machine stood still.
     pub fn excuse(&mut self) {
         for check in self.checks.iter_mut().filter(|check| !check.passed) {
-            check.not_judged = Some(self.machine.to_string());
+            check.not_judged = Some(self.machine.reason());
         }
         self.passed = true;
     }

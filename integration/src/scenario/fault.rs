@@ -15,7 +15,7 @@ use crate::bootstrap::{Flavour, Lb};
 use crate::load::{Load, Plan};
 use crate::measure::within;
 use crate::report::{ArmReport, ScenarioReport, Timeline};
-use crate::site::{Arm, Order};
+use crate::site::{Arm, ArmOrder, Order};
 use crate::stalls::{Stalls, Watch};
 use crate::upstream::Upstream;
 use crate::upstream::fault::FaultSpec;
@@ -104,9 +104,11 @@ pub(super) async fn run(scenario: &FaultScenario, rig: &Rig) -> anyhow::Result<O
 
 async fn cycle(scenario: &FaultScenario, rig: &Rig) -> anyhow::Result<(Vec<Run>, Stalls)> {
     let order = Order {
-        flavours: rig.flavours.clone(),
-        lb: Lb::RoundRobin,
-        plugin_config: serde_json::json!({}),
+        arms: rig
+            .flavours
+            .iter()
+            .map(|flavour| ArmOrder::plain(*flavour, Lb::RoundRobin, &serde_json::json!({})))
+            .collect(),
         upstreams: UPSTREAMS,
         ports: 1,
         shared: false,

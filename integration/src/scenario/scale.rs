@@ -7,19 +7,18 @@
 //! of their keys moves although nothing made it necessary. Between 33 and 32 the number stays 32,
 //! and what is measured is the promise of a ring, not the rounding of its size.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use super::{Outcome, Rig};
+use super::{Outcome, Rig, whole};
 use crate::bootstrap::{Endpoint, Flavour, Lb};
 use crate::load::{self, Load, Plan, Record};
-use crate::measure::{Moved, Placement, moved, percentile_ms};
+use crate::measure::{Moved, Placement, moved};
 use crate::report::{ArmReport, Check, ScenarioReport, Timeline};
-use crate::site::{Arm, Order};
+use crate::site::{Arm, ArmOrder, Order};
 use crate::stalls::{Stalls, Watch};
 
 const UPSTREAMS: usize = 3;
@@ -95,13 +94,12 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Outcome> {
 async fn cycle(rig: &Rig, lb: Lb) -> anyhow::Result<(Vec<Run>, Stalls)> {
     let policy = match lb {
         Lb::Maglev => json!({"maglev": {}}),
-        Lb::RingHash | Lb::RoundRobin => json!({"ring_hash": {}}),
+        _ => json!({"ring_hash": {}}),
     };
     let hash_policy = json!([{"header": {"header_name": "x-key"}}]);
+    let config = json!({"defaults": {"lb_policy": policy, "hash_policy": hash_policy}});
     let order = Order {
-        flavours: rig.flavours.clone(),
-        lb,
-        plugin_config: json!({"defaults": {"lb_policy": policy, "hash_policy": hash_policy}}),
+        arms: rig.flavours.iter().map(|f| ArmOrder::plain(*f, lb, &config)).collect(),
         upstreams: UPSTREAMS,
         ports: PORTS,
         shared: true,
@@ -199,29 +197,10 @@ fn policy_checks(rig: &Rig, lb: Lb, runs: &[Run]) -> Vec<Check> {
 }
 
 fn arm_report(flavour: Flavour, runs: &[Run]) -> ArmReport {
-    let records = || runs.iter().flat_map(|run| &run.records);
-    let requests = records().count() as u64;
-    let ok = records().filter(|record| record.ok()).count() as u64;
-    let mut latencies: Vec<u64> = records().map(|record| record.latency_us).collect();
-    let mut percentile = |percent: f64| percentile_ms(&mut latencies, percent);
-    let mut per_endpoint = BTreeMap::new();
-    for address in records().filter_map(|record| record.address) {
-        *per_endpoint.entry(address.to_string()).or_default() += 1;
-    }
-    let attempts: u64 = runs.iter().map(|run| run.attempts).sum();
+    let records: Vec<Record> = runs.iter().flat_map(|run| &run.records).copied().collect();
     let placed = runs.iter().flat_map(|run| &run.placements).map(|p| p.len() as u64).sum::<u64>();
-    ArmReport {
-        name: flavour.name().to_owned(),
-        requests,
-        ok,
-        success_rate: ok as f64 / requests.max(1) as f64,
-        p50_ms: percentile(50.0),
-        p99_ms: percentile(99.0),
-        p999_ms: percentile(99.9),
-        attempts,
-        amplification: attempts as f64 / (requests + placed).max(1) as f64,
-        detect_ms: None,
-        recover_ms: None,
-        per_endpoint,
-    }
+    let attempts: u64 = runs.iter().map(|run| run.attempts).sum();
+    let report = whole::arm_report(flavour.name(), &records, attempts);
+    let amplification = attempts as f64 / (report.requests + placed).max(1) as f64;
+    ArmReport { amplification, ..report }
 }

@@ -133,8 +133,8 @@ impl Compose {
         }
         let mut arms = Vec::new();
         let shared = Arc::new(OUTRIGGER.upstreams(order.upstreams, order.ports));
-        for flavour in &order.flavours {
-            let set = Set::of(*flavour);
+        for arm in &order.arms {
+            let set = Set::of(arm.flavour);
             let upstreams = if order.shared {
                 Arc::clone(&shared)
             } else {
@@ -144,17 +144,17 @@ impl Compose {
             let folder = self.root.join("target/compose/config").join(set.config);
             let any = IpAddr::from(Ipv4Addr::UNSPECIFIED);
             let bootstrap = Bootstrap {
-                flavour: *flavour,
-                lb: order.lb,
+                flavour: arm.flavour,
+                lb: arm.lb,
                 listen: SocketAddr::new(any, LISTEN),
                 admin: SocketAddr::new(any, ADMIN),
-                plugin_config: order.plugin_config.to_string(),
+                plugin_config: arm.plugin_config.to_string(),
                 wasm: Path::new(FOLDER).join("outrigger.wasm"),
                 folder: FOLDER.into(),
-                edits: Vec::new(),
+                edits: arm.edits.clone(),
             };
             write_files(&bootstrap, &folder, &members)?;
-            if *flavour == Flavour::Outrigger {
+            if arm.flavour == Flavour::Outrigger {
                 let copy = std::fs::copy(&self.wasm, folder.join("outrigger.wasm"));
                 copy.with_context(|| {
                     format!("no module at {}; run `make build`", self.wasm.display())
@@ -163,7 +163,8 @@ impl Compose {
             let (entry, admin) = (published(set.entry), published(set.entry + 1));
             let container = set.container(set.envoy, 0);
             let envoy = Envoy::in_container(container, bootstrap, folder, entry, admin);
-            arms.push(Arm { flavour: *flavour, envoy, upstreams });
+            let (name, flavour) = (arm.name.clone(), arm.flavour);
+            arms.push(Arm { name, flavour, envoy, upstreams });
         }
         self.start(&arms).await?;
         for arm in &arms {

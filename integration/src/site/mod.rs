@@ -9,15 +9,35 @@ use crate::bootstrap::{Endpoint, Flavour, Lb};
 use crate::envoy::Envoy;
 use crate::upstream::Upstream;
 
+/// One Envoy that a scenario asks for.
+#[derive(Debug, Clone)]
+pub struct ArmOrder {
+    /// Name in the report.
+    pub name: String,
+    /// Which Envoy.
+    pub flavour: Flavour,
+    /// Policy of the cluster, or of the fallback.
+    pub lb: Lb,
+    /// The plugin's configuration.
+    pub plugin_config: serde_json::Value,
+    /// Text to replace in Envoy's configuration.
+    pub edits: Vec<(String, String)>,
+}
+
+impl ArmOrder {
+    /// The templates as they are, named as the flavour is.
+    #[must_use]
+    pub fn plain(flavour: Flavour, lb: Lb, plugin_config: &serde_json::Value) -> Self {
+        let (name, plugin_config) = (flavour.name().to_owned(), plugin_config.clone());
+        Self { name, flavour, lb, plugin_config, edits: Vec::new() }
+    }
+}
+
 /// What a scenario asks a site for.
 #[derive(Debug, Clone)]
 pub struct Order {
     /// One Envoy each.
-    pub flavours: Vec<Flavour>,
-    /// Policy of the cluster, and of the fallback.
-    pub lb: Lb,
-    /// The plugin's configuration.
-    pub plugin_config: serde_json::Value,
+    pub arms: Vec<ArmOrder>,
     /// Upstream processes.
     pub upstreams: usize,
     /// Endpoints (ports) of each upstream process.
@@ -29,6 +49,8 @@ pub struct Order {
 /// One Envoy with its upstreams.
 #[derive(Debug)]
 pub struct Arm {
+    /// Name in the report.
+    pub name: String,
     /// Which Envoy.
     pub flavour: Flavour,
     /// Its Envoy.
@@ -79,6 +101,12 @@ impl Site {
             Self::Native(_) => "native",
             Self::Compose(_) => "compose",
         }
+    }
+
+    /// Whether there can be several Envoys of one flavour here.
+    #[must_use]
+    pub fn can_repeat_flavours(&self) -> bool {
+        matches!(self, Self::Native(_))
     }
 
     /// Whether an upstream can be taken off the network here.

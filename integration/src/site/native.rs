@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::ensure;
 use tempfile::TempDir;
 
 use super::{Arm, Order, endpoints};
@@ -30,9 +31,8 @@ impl Native {
     pub async fn open(&self, order: &Order) -> anyhow::Result<Vec<Arm>> {
         let mut shared: Option<Arc<Vec<Upstream>>> = None;
         let mut arms = Vec::new();
-        for flavour in &order.flavours {
-            let folder =
-                self.folder.path().join(format!("{:x}-{}", fastrand::u32(..), flavour.name()));
+        for arm in &order.arms {
+            let folder = self.folder.path().join(format!("{:x}-{}", fastrand::u32(..), arm.name));
             std::fs::create_dir_all(&folder)?;
             let upstreams = match &shared {
                 Some(upstreams) if order.shared => Arc::clone(upstreams),
@@ -40,19 +40,22 @@ impl Native {
             };
             shared = Some(Arc::clone(&upstreams));
             let bootstrap = Bootstrap {
-                flavour: *flavour,
-                lb: order.lb,
+                flavour: arm.flavour,
+                lb: arm.lb,
                 listen: ports::free()?,
                 admin: ports::free()?,
-                plugin_config: order.plugin_config.to_string(),
+                plugin_config: arm.plugin_config.to_string(),
                 wasm: self.binaries.wasm.clone(),
                 folder,
-                edits: Vec::new(),
+                edits: arm.edits.clone(),
             };
+            let idle = bootstrap.idle_edits()?;
+            ensure!(idle.is_empty(), "nothing to replace: {idle:?}");
             let members = endpoints(&upstreams);
             let envoy =
                 Envoy::start(&self.binaries.envoy, bootstrap, &members, self.concurrency).await?;
-            arms.push(Arm { flavour: *flavour, envoy, upstreams });
+            let (name, flavour) = (arm.name.clone(), arm.flavour);
+            arms.push(Arm { name, flavour, envoy, upstreams });
         }
         Ok(arms)
     }

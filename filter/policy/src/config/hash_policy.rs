@@ -12,7 +12,20 @@ use crate::rewrite::Rewriter;
 const PSEUDO_HEADERS: [&str; 4] = [":authority", ":method", ":path", ":scheme"];
 
 pub(super) fn hash_policies(at: &Cursor<'_>) -> Result<Vec<HashPolicy>, ConfigError> {
-    at.list(&(0..=limits::HASH_POLICIES_MAX))?.map(|item| hash_policy(&item)).collect()
+    let mut policies: Vec<HashPolicy> = Vec::new();
+    for item in at.list(&(0..=limits::HASH_POLICIES_MAX))? {
+        let policy = hash_policy(&item)?;
+        let generates =
+            |p: &HashPolicy| matches!(p.source, HashSource::Cookie { ttl: Some(_), .. });
+        if generates(&policy) && policies.iter().any(generates) {
+            return Err(item.error(
+                "must be the only cookie with a `ttl`, got a second one: an answer has one place \
+                 for a generated cookie",
+            ));
+        }
+        policies.push(policy);
+    }
+    Ok(policies)
 }
 
 fn hash_policy(at: &Cursor<'_>) -> Result<HashPolicy, ConfigError> {

@@ -30,6 +30,7 @@ struct Search<'a, E, R> {
 impl<E: Environment, R: Rng> Search<'_, E, R> {
     /// Adds candidates of `group`. Returns whether there are enough.
     fn walk(&mut self, group: &mut Group, cluster: &Parts<'_>) -> bool {
+        let admitted_share = group.admitted_share;
         let Some((picker, members)) = group.parts() else { return false };
         let mut loads = Weighing {
             environment: self.environment,
@@ -39,6 +40,7 @@ impl<E: Environment, R: Rng> Search<'_, E, R> {
             slots: &cluster.all.slots,
             total: cluster.all.total_slot,
             members,
+            admitted_share,
             now: self.wish.now,
         };
         let salt = self.salt;
@@ -123,6 +125,9 @@ impl Engine {
         let thinned = cluster.acceptances.is_thinning() || cluster.table.has_doubts();
         let draw = || key.filter(|_| by_hash).unwrap_or_else(|| rng.next_u64());
         let salt = thinned.then(draw);
+        let latency = cluster.tracking.latency.is_some();
+        self.exact = if latency { environment.clock() } else { Instant::ZERO };
+        let now = if latency { self.exact } else { now };
         self.candidates.clear();
         self.bound = cluster.bound_to(head);
         self.candidates.listed.extend(self.bound);

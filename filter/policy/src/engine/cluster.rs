@@ -17,6 +17,7 @@ use crate::outcome::flights::NO_SLOT;
 use crate::pick::SLICE_UNITS;
 use crate::state::breaker::Record;
 use crate::state::orca::Weights;
+use crate::state::silence::Silence;
 use crate::state::slow_start::Acceptances;
 use crate::state::{Row, Table};
 use crate::time::Instant;
@@ -143,7 +144,10 @@ impl Cluster {
                 *to = place;
             }
             // who is there from the beginning has not come lately
-            kept.push(row.unwrap_or_else(|| Row::new(around.now, !first)));
+            let mut row = row.unwrap_or_else(|| Row::new(around.now, !first));
+            // the ends of what is under way will name places of this generation no more
+            row.silence = Silence::default();
+            kept.push(row);
             self.places.insert(endpoint.address.clone(), place);
         }
         self.addresses = endpoints.iter().map(|e| e.address.clone()).collect();

@@ -6,7 +6,7 @@ use super::cluster::Cluster;
 use super::{Engine, Environment};
 use crate::config::LbPolicy;
 use crate::outcome::flights::{Flight, Flights, Leg, NO_SLOT};
-use crate::outcome::ledger::StreamId;
+use crate::outcome::ledger::{StreamId, Success};
 use crate::pick::Loads;
 use crate::state::Table;
 use crate::state::slots::name_of;
@@ -56,6 +56,7 @@ pub(super) struct Weighing<'a, E> {
     pub(super) total: u32,
     /// The picker's places as places in the cluster.
     pub(super) members: &'a [u32],
+    pub(super) admitted_share: f64,
     pub(super) now: Instant,
 }
 
@@ -79,12 +80,20 @@ impl<E: Environment> Loads for Weighing<'_, E> {
         u64::from(self.count(self.total))
     }
 
+    fn admitted_share(&mut self) -> f64 {
+        self.admitted_share
+    }
+
     fn cost(&mut self, member: u32) -> f64 {
         let active = self.active(member);
         let Some((decay, default_rtt)) = self.tracking.latency else { return f64::from(active) };
         let place = self.members.get(member as usize).copied().unwrap_or(u32::MAX);
         let row = self.table.row(place);
-        row.map_or(f64::MAX, |row| row.ewma.cost(active, self.now, decay, default_rtt))
+        row.map_or(f64::MAX, |row| {
+            let silent_us = row.silence.lasts(self.now).as_secs_f64() * 1e6;
+            let silent = silent_us * (f64::from(active) + 1.0);
+            row.ewma.cost(active, self.now, decay, default_rtt).max(silent)
+        })
     }
 }
 
@@ -125,8 +134,7 @@ impl Engine {
         if !cluster.tracking.active && cluster.tokens.is_none() {
             return;
         }
-        let latency = cluster.tracking.latency.is_some();
-        let began = if latency { environment.clock() } else { Instant::ZERO };
+        let began = self.exact;
         let leg = |place: &u32| Leg { place: *place, slot: cluster.slot(*place) };
         let legs = self.candidates.listed.iter().map(leg);
         let mut flight = Flight::new(legs, began);
@@ -134,9 +142,9 @@ impl Engine {
         flight.generation = cluster.generation;
         flight.total = cluster.total_slot;
         flight.stream = environment.stream();
-        self.count(&flight, true, environment);
+        self.count(&flight, true, environment, began);
         if let Some(displaced) = self.flights.begin(id, flight) {
-            self.count(&displaced, false, environment);
+            self.count(&displaced, false, environment, began);
         }
     }
 
@@ -162,14 +170,14 @@ impl Engine {
             flight.stop();
         }
         let after = *flight;
-        self.count(&before, false, environment);
-        self.count(&after, true, environment);
+        self.count(&before, false, environment, now);
+        self.count(&after, true, environment, now);
         Some(took)
     }
 
-    /// The stream `id` is over. Returns how long its last attempt took, if that still has to be
-    /// booked: what is slower than the estimate counts at once, even if the client gave up, and
-    /// what is faster only when it is known that nothing failed.
+    /// The stream `id` is over. Returns how long its last attempt took: what is slower than the
+    /// estimate counts at once, even if the client gave up, and what is faster only when it is known
+    /// that nothing failed.
     pub(super) fn land(
         &mut self,
         id: StreamId,
@@ -177,17 +185,30 @@ impl Engine {
         now: Instant,
     ) -> Option<Duration> {
         let flight = self.flights.end(id)?;
-        self.count(&flight, false, environment);
+        let timed = flight.began != Instant::ZERO;
+        let exact = if timed { environment.clock() } else { now };
+        self.count(&flight, false, environment, exact);
         let cluster = self.clusters.get_mut(flight.cluster as usize)?;
         let (decay, default_rtt) = cluster.tracking.latency?;
         let leg = flight.leg().filter(|_| cluster.generation == flight.generation)?;
-        let took = environment.clock().since(flight.began);
+        let took = exact.since(flight.began);
         let row = cluster.table.row_mut(leg.place)?;
-        if took.as_secs_f64() * 1e6 <= row.ewma.get(now, decay, default_rtt) {
-            return Some(took);
+        if took.as_secs_f64() * 1e6 > row.ewma.get(now, decay, default_rtt) {
+            row.ewma.observe(took, now, decay);
         }
-        row.ewma.observe(took, now, decay);
-        None
+        Some(took)
+    }
+
+    /// The client gave up before the attempt was answered that would have been this success.
+    pub(super) fn give_up(&mut self, success: &Success, now: Instant) {
+        let Some(cluster) = self.clusters.get_mut(success.cluster as usize) else { return };
+        if let Some(took) = success.took
+            && let Some((decay, default_rtt)) = cluster.tracking.latency
+            && cluster.generation == success.generation
+            && let Some(row) = cluster.table.row_mut(success.endpoint)
+        {
+            row.ewma.observe_given_up(took, now, decay, default_rtt);
+        }
     }
 
     /// Books what the endpoint at `place` reports of its load with the answer that is ending.
@@ -210,14 +231,14 @@ impl Engine {
     /// Takes all flights off: nobody will hear of their ends.
     pub fn abandon(&mut self, environment: &mut impl Environment) {
         while let Some(flight) = self.flights.end_any() {
-            self.count(&flight, false, environment);
+            self.count(&flight, false, environment, flight.began);
         }
     }
 
     /// The stream `id` is not waited for; its flight is taken off now.
     pub fn forget(&mut self, id: StreamId, environment: &mut impl Environment) {
         if let Some(flight) = self.flights.end(id) {
-            self.count(&flight, false, environment);
+            self.count(&flight, false, environment, flight.began);
         }
     }
 
@@ -227,12 +248,29 @@ impl Engine {
         self.flights.forget_places();
     }
 
-    fn count(&mut self, flight: &Flight, added: bool, environment: &mut impl Environment) {
+    /// Puts a flight on (or takes it off) the counters and the debts of its present endpoint.
+    fn count(
+        &mut self,
+        flight: &Flight,
+        added: bool,
+        environment: &mut impl Environment,
+        now: Instant,
+    ) {
         let Some(leg) = flight.leg() else { return };
         for slot in [leg.slot, flight.total] {
             if slot != NO_SLOT {
                 environment.add_active(slot, if added { 1 } else { -1 });
                 self.flights.note(slot, added);
+            }
+        }
+        if let Some(cluster) = self.clusters.get_mut(flight.cluster as usize)
+            && cluster.generation == flight.generation
+            && let Some(row) = cluster.table.row_mut(leg.place)
+        {
+            if added {
+                row.silence.begin(now);
+            } else {
+                row.silence.end(now);
             }
         }
     }

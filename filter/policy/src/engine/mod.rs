@@ -97,6 +97,8 @@ pub struct Engine {
     candidates: Candidates,
     list: Vec<u8>,
     name: Vec<u8>,
+    /// The exact time at which the request is planned, where its policy follows latency.
+    exact: Instant,
     /// The endpoint that the request's session is bound to.
     bound: Option<u32>,
     /// The cookie that the request should have had, for its hash.
@@ -126,6 +128,7 @@ impl Engine {
             candidates: Candidates::default(),
             list: Vec::new(),
             name: Vec::new(),
+            exact: Instant::ZERO,
             bound: None,
             generated: None,
             site,

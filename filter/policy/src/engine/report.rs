@@ -116,6 +116,9 @@ impl Engine {
         let reported = self.report_to_ledger(attempt.request_id, environment, now);
         let stream = reported.map(|(stream, _)| stream);
         if !class.is_failure() {
+            if let Some((_, Some(success))) = reported.filter(|_| attempt.status == 0) {
+                self.give_up(&success, now);
+            }
             return class;
         }
         let index = self.index_of(attempt, stream.as_ref());

@@ -7,12 +7,13 @@
 
 use core::cell::Cell;
 
+use super::load::Tracking;
 use crate::config::{ClusterSettings, LbPolicy, Subsets, table_bytes};
 use crate::membership::Endpoint;
 use crate::pick::priority::{Priority, PriorityLoads, Tally};
 use crate::pick::zone::{Routing, Zone};
 use crate::pick::{Building, Member, Picker, subsetting};
-use crate::state::Table;
+use crate::state::{Row, Table};
 
 /// Subsets of one cluster; endpoints of further ones serve only requests that select none.
 pub(super) const SUBSETS_MAX: usize = 256;
@@ -29,6 +30,10 @@ pub(super) struct Group {
     order: Order,
     /// The picker's places as places in the cluster's table.
     pub(super) members: Vec<u32>,
+    /// The members' weights, where load is bounded; else empty.
+    weights: Vec<u32>,
+    /// Share of those weights that is admitted.
+    pub(super) admitted_share: f64,
 }
 
 #[derive(Debug)]
@@ -74,7 +79,14 @@ impl Group {
             None => members.clear(),
         }
         let building = Picker::begin(&from.settings.lb_policy, &members, from.seed ^ salt);
-        Self { order: Order::Building(Box::new(building)), members: places.to_vec() }
+        let bounded = Tracking::of(&from.settings.lb_policy).total;
+        let weights = members.iter().filter(|_| bounded).map(|member| member.weight.max(1));
+        Self {
+            order: Order::Building(Box::new(building)),
+            weights: weights.collect(),
+            members: places.to_vec(),
+            admitted_share: 1.0,
+        }
     }
 
     /// Builds on; true when it is complete.
@@ -95,6 +107,17 @@ impl Group {
             Order::Ready(picker) => Some((picker, &self.members)),
             Order::Building(_) | Order::Taken => None,
         }
+    }
+
+    /// Works out how much of the members' weight is admitted.
+    fn weigh(&mut self, table: &Table) {
+        let of = |(place, weight): (&u32, &u32)| {
+            let admitted = table.row(*place).is_some_and(Row::is_admitted);
+            (u64::from(*weight), if admitted { u64::from(*weight) } else { 0 })
+        };
+        let sums = self.members.iter().zip(&self.weights).map(of);
+        let (all, admitted) = sums.fold((0_u64, 0_u64), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        self.admitted_share = if all > 0 { admitted as f64 / all as f64 } else { 1.0 };
     }
 
     fn relocate(&mut self, moved: &[u32]) {
@@ -196,6 +219,10 @@ impl Tables {
     pub(super) fn weigh(&mut self, table: &Table, settings: &ClusterSettings) {
         for set in &mut self.sets {
             set.weigh(table, settings);
+        }
+        if Tracking::of(&settings.lb_policy).total {
+            let levels = self.sets.iter_mut().flat_map(|set| &mut set.levels);
+            levels.flat_map(Level::groups).for_each(|group| group.weigh(table));
         }
     }
 }

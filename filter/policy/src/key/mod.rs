@@ -202,7 +202,7 @@ fn values<'a>(name: &[u8], head: &'a impl Head) -> Option<(&'a [u8], Vec<&'a [u8
     first.map(|first| (first, rest))
 }
 
-/// The hash of the rewritten values; nothing when one of them cannot be rewritten, so that a
+/// The hash of the rewritten values; nothing when that takes too much work, so that a
 /// header is hashed either rewritten or as it came.
 fn rewritten_hash(rewriter: &Rewriter, first: &[u8], rest: &[&[u8]]) -> Option<u64> {
     let mut budget = WORK_BYTES_MAX;

@@ -62,7 +62,7 @@ fn hex_value(digit: u8) -> Option<u8> {
     }
 }
 
-/// The tokens of a cluster's present members: 26 to 52 bytes for each.
+/// The tokens of a cluster's present members: 24 to 48 bytes for each.
 #[derive(Clone)]
 pub struct Tokens {
     /// Keyed, and past the cluster's name.

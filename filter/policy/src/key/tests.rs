@@ -195,7 +195,7 @@ fn each_value_of_a_header_is_rewritten_before_they_are_sorted() {
 }
 
 #[test]
-fn a_header_of_which_one_value_cannot_be_rewritten_is_hashed_as_it_came() {
+fn a_header_of_which_one_value_is_too_much_work_is_hashed_as_it_came() {
     let dear = "a".repeat(4096);
     let head = [("x-key", "ab"), ("x-key", dear.as_str())];
     let policies = [rewritten("x-key", "a[^z]*z|a", "-")];

@@ -66,7 +66,7 @@ pub struct Success {
     pub generation: u32,
     /// Whether the endpoint's breaker was open when the attempt was planned.
     pub trial: bool,
-    /// How long the attempt took, where that still has to be booked.
+    /// How long the attempt took, where that matters.
     pub took: Option<Duration>,
 }
 

@@ -8,12 +8,13 @@
 //!
 //! A member has `max(1, ceil(total * weight / weights))` slots, where the total is the requests in
 //! flight with this one, times the factor, rounded up. (In integers: Envoy's `f64` gives one slot
-//! more where it rounds just past a whole number.) The paper's bound includes the request being placed: here a
-//! member has room if its slots suffice *with* that request, so nobody is ever given more than
-//! its slots. Envoy compares the requests already there (`active / slots <= 1`), and so may put
-//! one on top; this is the only difference, seen when a member has exactly as many requests as
-//! slots. As the slots of all members add up to more than the requests, somebody has room, unless
-//! the caller holds them out. A cap moves down when requests end; none is taken back then.
+//! more where it rounds just past a whole number.) The paper's bound includes the request being
+//! placed: here a member has room if its slots suffice *with* that request, so nobody is ever
+//! given more than its slots. Envoy compares the requests already there (`active / slots <= 1`),
+//! and so may put one on top; this is the only other difference, seen when a member has exactly
+//! as many requests as slots. As the slots of all members add up to more than the requests,
+//! somebody has room, unless the caller holds them out. A cap moves down when requests end; no
+//! request is taken back then, so a member may stay above it until its own end.
 //!
 //! The weights are those of all members. [`Loads::admitted_share`] corrects for those that are held
 //! out, or else the others' slots would not add up to the requests.
@@ -24,6 +25,8 @@
 //! exception. Beyond that, if as many draws find nobody with room, the least overloaded of them is
 //! taken; with equal weights and a factor of 120, at most five in six members are full at any time,
 //! so that does not happen in practice.
+//!
+//! That is for the first candidate. Backups are those with room among the next few, then anybody.
 
 use core::ops::ControlFlow;
 

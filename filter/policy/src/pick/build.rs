@@ -192,6 +192,8 @@ impl<T: Copy> MergeSort<T> {
             self.to.clear();
             self.width = self.width.saturating_mul(2);
         }
+        // A large ring needs the room for what it is laid out to.
+        self.to = Vec::new();
         true
     }
 
@@ -250,6 +252,43 @@ mod tests {
                 }
                 assert_eq!(*sort.items(), sorted, "{length} by {units}");
             }
+        }
+    }
+
+    #[test]
+    fn slices_build_what_one_go_builds_and_no_slice_is_without_progress() {
+        let keys: Vec<String> = (0..300).map(|n| format!("10.0.{}.{}:80", n / 250, n)).collect();
+        let policies = [
+            LbPolicy::Maglev { table_size: 1009, hash_balance_factor: 0 },
+            LbPolicy::Rendezvous { table_size: 101, hash_balance_factor: 0 },
+            LbPolicy::RingHash {
+                minimum_ring_size: 1024,
+                maximum_ring_size: 4096,
+                hash_function: crate::hash::HashFunction::XxHash,
+                hash_balance_factor: 0,
+            },
+        ];
+        let table = |picker: &Picker| -> Vec<(u64, u32)> {
+            match picker {
+                Picker::RingHash(ring) => ring.points().collect(),
+                Picker::Maglev(table) => (0..).zip(table.slots()).collect(),
+                Picker::Rendezvous(table) => (0..).zip(table.slots()).collect(),
+                _ => unreachable!("the policies hash"),
+            }
+        };
+        for (policy, weight) in policies.iter().flat_map(|policy| [(policy, 1), (policy, 7)]) {
+            let members: Vec<_> =
+                (0..).zip(&keys).map(|(at, key)| Member { key, weight: 1 + at % weight }).collect();
+            let whole = table(&Picker::build(policy, &members, 0));
+            for units in [0, 1, 100] {
+                let mut building = Picker::begin(policy, &members, 0);
+                let steps = (0..100_000).take_while(|_| !building.step(units)).count();
+                assert!(steps < 100_000, "{policy:?} by {units}");
+                assert_eq!(table(&building.finish()), whole);
+            }
+            let mut abandoned = Picker::begin(policy, &members, 0);
+            abandoned.step(10);
+            assert_eq!(table(&abandoned.finish()), whole);
         }
     }
 

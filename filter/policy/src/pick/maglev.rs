@@ -46,6 +46,9 @@ const TURN_CORRECTIONS_MAX: u32 = 4;
 /// What one member costs in units before its first turn: its key is hashed twice.
 const CLAIM_UNITS: u32 = 6;
 
+/// What finding a member's next turn costs in units when weights differ.
+const TURN_UNITS: u32 = 8;
+
 /// A table, and the room to walk it.
 #[derive(Debug)]
 pub struct Maglev {
@@ -266,6 +269,7 @@ impl MaglevBuilding {
                     if !filling.claim(claim, budget) {
                         return false;
                     }
+                    budget.spend(TURN_UNITS);
                     claim.target += shares.max;
                     match claim.next_turn(turn, filling.table_size) {
                         Some(next) => *due = Reverse((next, at)),

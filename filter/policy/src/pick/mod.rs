@@ -21,8 +21,8 @@
 //! Sources: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer",
 //! NSDI 2016, section 3.4; Karger et al., "Consistent Hashing and Random Trees", STOC 1997, in the
 //! form of libketama; Envoy's `source/extensions/load_balancing_policies/{maglev,ring_hash,
-//! round_robin,random,least_request}/` and `source/common/upstream/edf_scheduler.h`, described here,
-//! not copied.
+//! round_robin,random,least_request}/` and `source/common/upstream/edf_scheduler.h`, and what the
+//! policies' own files name; all of it described here, not copied.
 //!
 //! A walk allocates nothing and never fails. It ends when the caller has enough or when every
 //! member has been offered once. What happens per request is bounded by named limits; where one
@@ -179,8 +179,8 @@ impl Picker {
     /// picker was built from, until `visit` answers [`Step::Stop`] or all were offered once.
     ///
     /// `hash` is the request's hash; without one the hashing policies draw one, as Envoy does,
-    /// and so pick at random. Round robin draws only for candidates after the first [`Step::Take`]; the
-    /// policies by load ask `loads` about few members, each once at most.
+    /// and so pick at random. Round robin draws only for candidates after the first [`Step::Take`];
+    /// the policies by load ask `loads` about few members, each once at most.
     pub fn walk(
         &mut self,
         hash: Option<u64>,

@@ -50,7 +50,8 @@ const EVENTS_NEXT: f64 = 2.0;
 /// take about 10 each.
 const ROUNDS_MAX: u32 = 128;
 
-/// What a key costs in units, and how many slots are made or inspected for one.
+/// What an event and a key cost in units, and how many slots are made or inspected for one.
+const EVENT_UNITS: u32 = 2;
 const KEY_UNITS: u32 = 4;
 const SLOTS_PER_UNIT: u32 = 4;
 
@@ -304,7 +305,7 @@ impl RendezvousBuilding {
         };
         while let Some(stream) = self.streams.get_mut(*at) {
             let time = stream.time();
-            if !budget.spend(1) {
+            if !budget.spend(EVENT_UNITS) {
                 return false;
             }
             if time >= *horizon {

@@ -175,22 +175,20 @@ impl Smooth {
     /// Who would have the largest current weight in the next turn, among those not yet offered:
     /// group and member.
     fn largest(&self) -> Option<(usize, u32)> {
-        let mut largest: Option<(i64, usize, u32)> = None;
-        for (at, group) in self.groups.iter().enumerate() {
+        let mut largest: Option<(i64, usize, &Group)> = None;
+        for (at, group) in self.groups.iter().enumerate().filter(|(_, group)| group.unoffered > 0) {
             let current = group.current + group.weight;
-            if group.unoffered == 0 || largest.is_some_and(|(other, ..)| other > current) {
-                continue;
-            }
-            let Some(first) = group.queue.front() else {
-                continue;
+            let is_larger = match largest {
+                Some((other, ..)) if current != other => current > other,
+                Some((.., other)) => group.queue.front() < other.queue.front(),
+                None => true,
             };
-            let is_larger =
-                largest.is_none_or(|(other, _, member)| other < current || *first < member);
             if is_larger {
-                largest = Some((current, at, *first));
+                largest = Some((current, at, group));
             }
         }
-        largest.map(|(_, at, member)| (at, member))
+        let (_, at, group) = largest?;
+        Some((at, *group.queue.front()?))
     }
 
     /// Gives a turn to the first member of the group.

@@ -7,7 +7,7 @@ use super::*;
 use crate::config::TurnOrder;
 use crate::rng::SplitMix64;
 
-const SPECS: [LbPolicy; 4] = [
+const SPECS: [LbPolicy; 6] = [
     LbPolicy::RoundRobin { order: TurnOrder::Edf },
     LbPolicy::RingHash {
         minimum_ring_size: 1024,
@@ -22,6 +22,8 @@ const SPECS: [LbPolicy; 4] = [
         hash_balance_factor: 0,
     },
     LbPolicy::Maglev { table_size: 65_537, hash_balance_factor: 0 },
+    LbPolicy::Rendezvous { table_size: 65_536, hash_balance_factor: 0 },
+    LbPolicy::Maglev { table_size: 65_537, hash_balance_factor: 125 },
 ];
 
 fn keys(n: u32) -> Vec<String> {
@@ -92,6 +94,8 @@ fn limits_clamp_and_members_without_a_point_or_slot_come_last() {
     let tiny = [
         LbPolicy::Maglev { table_size: 0, hash_balance_factor: 0 },
         LbPolicy::Maglev { table_size: 7, hash_balance_factor: 0 },
+        LbPolicy::Rendezvous { table_size: 0, hash_balance_factor: 0 },
+        LbPolicy::Rendezvous { table_size: 3, hash_balance_factor: 100 },
         LbPolicy::RingHash {
             minimum_ring_size: u64::MAX,
             maximum_ring_size: 0,

@@ -37,6 +37,10 @@ pub const FAILURE_FACTOR: f64 = 5.0;
 /// The most that a failure counts as, unless it really took longer.
 pub const FAILURE_COST_MAX: Duration = Duration::from_secs(10);
 
+/// How many times the time that it was waited for an attempt that was given up counts as: a
+/// duration of which only a lower bound is known is expected to last as long again.
+pub const GIVEN_UP_FACTOR: f64 = 2.0;
+
 /// Cost, in microseconds, of an endpoint whose first request is pending: Envoy's and Finagle's
 /// penalty of 10^6 ms, above any latency that a request can have.
 const UNKNOWN_COST_US: f64 = 1e9;
@@ -108,6 +112,22 @@ impl Ewma {
         let sample = micros(elapsed).max(penalty.min(micros(FAILURE_COST_MAX)));
         self.book(sample, now, decay);
         self.failing = true;
+    }
+
+    /// Notes that an attempt was given up unanswered at `now` after `elapsed`: it would have taken
+    /// longer, nobody knows how much. It counts as [`GIVEN_UP_FACTOR`] times that if this is more
+    /// than the estimate, and as nothing otherwise: a client that leaves early says nothing.
+    pub fn observe_given_up(
+        &mut self,
+        elapsed: Duration,
+        now: Instant,
+        decay: Duration,
+        default_rtt: Duration,
+    ) {
+        let sample = GIVEN_UP_FACTOR * micros(elapsed);
+        if sample > self.get(now, decay, default_rtt) {
+            self.book(sample, now, decay);
+        }
     }
 
     fn book(&mut self, sample_us: f64, now: Instant, decay: Duration) {

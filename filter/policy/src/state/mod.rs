@@ -10,6 +10,7 @@ pub mod breaker;
 pub mod ewma;
 pub mod orca;
 pub mod share;
+pub mod silence;
 pub mod slots;
 pub mod slow_start;
 pub mod window;
@@ -20,6 +21,7 @@ use crate::time::Instant;
 use breaker::{Breaker, Transition};
 use ewma::Ewma;
 use orca::EndpointWeight;
+use silence::Silence;
 
 /// Halvings of an endpoint's share for failures in a row.
 const DOUBTS_MAX: u32 = 5;
@@ -31,6 +33,8 @@ pub struct Row {
     pub breaker: Breaker,
     /// Its latency.
     pub ewma: Ewma,
+    /// For how long it has owed answers.
+    pub silence: Silence,
     /// The weight that it reports by its own load.
     pub orca: EndpointWeight,
     /// When it came or came back, while anybody remembers.
@@ -52,7 +56,8 @@ impl Row {
         // an old one without history: its first request goes there soon, and alone
         let ewma = Ewma::new(Instant::ZERO);
         let (breaker, orca) = (Breaker::default(), EndpointWeight::default());
-        Self { breaker, ewma, orca, rising_since, held_out: false }
+        let silence = Silence::default();
+        Self { breaker, ewma, silence, orca, rising_since, held_out: false }
     }
 
     /// When it came or came back; nothing when it was always there.

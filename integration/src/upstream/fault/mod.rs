@@ -59,7 +59,7 @@ pub enum Kind {
     Reset,
     /// Never answer.
     Stall,
-    /// Answer 200 after `delay_ms`.
+    /// Answer 200 after `delay_ms`, give or take `delay_sd_ms`.
     Delay,
 }
 
@@ -71,15 +71,17 @@ pub struct FaultSpec {
     pub kind: Kind,
     /// HTTP status of `status`.
     pub status: u16,
-    /// Wait of `delay`, in milliseconds.
+    /// Mean wait of `delay`, in milliseconds.
     pub delay_ms: u64,
+    /// Standard deviation of that wait, in milliseconds; waits are distributed normally.
+    pub delay_sd_ms: u64,
     /// Share of the requests that are hit, `0.0..=1.0`; the others are healthy.
     pub probability: f64,
 }
 
 impl Default for FaultSpec {
     fn default() -> Self {
-        Self { kind: Kind::None, status: 503, delay_ms: 100, probability: 1.0 }
+        Self { kind: Kind::None, status: 503, delay_ms: 100, delay_sd_ms: 0, probability: 1.0 }
     }
 }
 
@@ -114,6 +116,12 @@ impl FaultSpec {
         Self { kind: Kind::Delay, delay_ms, ..Self::default() }
     }
 
+    /// Every request is answered with 200 after about `mean_ms`: normal, with this deviation.
+    #[must_use]
+    pub fn normal_delay(mean_ms: u64, sd_ms: u64) -> Self {
+        Self { delay_sd_ms: sd_ms, ..Self::delay(mean_ms) }
+    }
+
     /// Only this share of the requests is hit.
     #[must_use]
     pub fn with_probability(self, probability: f64) -> Self {
@@ -137,7 +145,10 @@ impl Plan {
             Kind::Status => Box::new(Status(spec.status)),
             Kind::Reset => Box::new(Reset),
             Kind::Stall => Box::new(Stall),
-            Kind::Delay => Box::new(Delay(Duration::from_millis(spec.delay_ms))),
+            Kind::Delay => {
+                let [mean, sd] = [spec.delay_ms, spec.delay_sd_ms].map(Duration::from_millis);
+                Box::new(Delay { mean, sd })
+            }
         };
         Self { fault, probability: spec.probability }
     }

@@ -1,6 +1,8 @@
 //! Requests in flight and latencies: what is counted in is counted out.
 
 use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 const LEAST: &str = r#", "lb_policy": {"least_request": {}}"#;
 const PEAK: &str = r#", "lb_policy": {"peak_ewma": {}}, "retry": {"num_retries": 0}"#;
@@ -195,6 +197,32 @@ fn an_endpoint_that_became_slow_is_left_alone_and_comes_back() {
     let _settles = share(&mut world, 10);
     let after = share(&mut world, 10);
     assert!(before > 40 && after > 40 && during < 25, "{before}, {during}, {after}");
+}
+
+#[test]
+fn a_client_that_gives_up_late_shows_that_the_endpoint_is_slow() {
+    let mut world = World::new(PEAK);
+    for _ in 0..50 {
+        world.timed(|_| 10);
+    }
+    let ms = core::time::Duration::from_millis;
+    world.process.clock = world.now;
+    let (request, list, plan) = world.hold();
+    world.wait(1000);
+    world.answer(&plan, &list[0], 0);
+    let attempt = Attempt {
+        request_id: request.id.as_bytes(),
+        cluster: b"c",
+        address: list[0].as_bytes(),
+        flags: 0x4000,
+        status: 0,
+    };
+    let now = world.now;
+    world.engine.on_attempt(&attempt, &mut world.process, &mut world.rng, now);
+    let place = world.engine.clusters[0].place(&list[0]).unwrap();
+    let row = world.engine.clusters[0].table.row(place).unwrap();
+    let estimate = row.ewma.get(now, ms(10_000), ms(30));
+    assert!((estimate - 2e6).abs() < 1.0, "{estimate} us after a second in vain");
 }
 
 #[test]

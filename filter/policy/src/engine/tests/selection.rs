@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 impl World {
     /// First choices of `requests` GETs that end well at once.
