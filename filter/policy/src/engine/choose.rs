@@ -2,7 +2,7 @@
 
 use super::cluster::Cluster;
 use super::load::Weighing;
-use super::tables::{Group, Set, is_hash};
+use super::tables::{Group, Level, Set, is_hash};
 use super::{Engine, Environment, Head};
 use crate::attempt::{Candidates, LISTED_DEFAULT, LISTED_MAX, Wish};
 use crate::config::{SubsetFallback, Subsets};
@@ -62,6 +62,26 @@ impl<E: Environment, R: Rng> Search<'_, E, R> {
         self.candidates.listed.len() >= self.wish.want
     }
 
+    /// Looks at one endpoint of each priority that the request passes over: a priority that is held
+    /// out as a whole has no load, so nobody else would find out that it is well again.
+    fn try_one_of(&mut self, levels: &[Level], cluster: &Parts<'_>) {
+        let table = &cluster.all.table;
+        if table.held_out() == 0 || !self.candidates.listed.is_empty() {
+            return;
+        }
+        for members in levels.iter().map(|level| &level.healthy.members) {
+            let place = self.rng.below(members.len() as u64);
+            let found = usize::try_from(place).ok().and_then(|place| members.get(place));
+            if let Some(&index) = found
+                && let Some(row) = table.row(index).filter(|row| !row.is_admitted())
+                && let Some(since) = row.breaker.due_since(self.wish.now)
+            {
+                self.candidates.due = Some((index, since));
+                return;
+            }
+        }
+    }
+
     /// Walks the groups of `set` in order: the priority that the load is split to first, and in it
     /// the zone; then all others, most preferred first.
     fn search(&mut self, set: &mut Set, cluster: &Parts<'_>) {
@@ -72,6 +92,8 @@ impl<E: Environment, R: Rng> Search<'_, E, R> {
             let (level, availability) = set.loads.choose(hash);
             first = (level as usize, availability == Availability::Degraded);
         }
+        let passed_over = first.0.saturating_add(usize::from(first.1));
+        self.try_one_of(set.levels.get(..passed_over).unwrap_or_default(), cluster);
         if let Some(level) = set.levels.get_mut(first.0) {
             let zone = level.zones.as_mut().filter(|_| !first.1);
             if let Some((routing, groups)) = zone

@@ -94,8 +94,8 @@ fn a_recovered_endpoint_comes_up_slowly_under_every_policy() {
     }
 }
 
-#[test]
-fn load_spills_to_the_next_priority_by_envoys_rule() {
+/// Five endpoints of priority 0 and five of priority 1.
+fn two_priorities() -> World {
     let endpoints: Vec<String> = (0..10)
         .map(|n| format!(r#"{{"address": "10.0.{}.{n}:80", "priority": {}}}"#, n / 5, n / 5))
         .collect();
@@ -105,20 +105,45 @@ fn load_spills_to_the_next_priority_by_envoys_rule() {
         "membership": {{"static": {{"endpoints": [{}]}}}}}}]}}"#,
         endpoints.join(",")
     );
-    let mut world = World::of(&json);
-    let backups = |world: &mut World| -> u32 {
-        world.firsts(2_000).iter().filter(|(a, _)| a.starts_with("10.0.1.")).map(|(_, n)| n).sum()
-    };
-    assert_eq!(backups(&mut world), 0);
-    for address in ["10.0.0.0:80", "10.0.0.1:80"] {
-        for _ in 0..5 {
-            let request = world.request("GET", "");
-            world.fail(&request, address, 503);
+    World::of(&json)
+}
+
+impl World {
+    /// How many of 2,000 requests go to priority 1.
+    fn spilt(&mut self) -> u32 {
+        let firsts = self.firsts(2_000);
+        firsts.iter().filter(|(address, _)| address.starts_with("10.0.1.")).map(|(_, n)| n).sum()
+    }
+
+    /// Opens the breakers of the first of priority 0.
+    fn fail_first(&mut self, count: u32) {
+        for n in 0..count {
+            for _ in 0..5 {
+                let request = self.request("GET", "");
+                self.fail(&request, &format!("10.0.0.{n}:80"), 503);
+            }
         }
     }
+}
+
+#[test]
+fn load_spills_to_the_next_priority_by_envoys_rule() {
+    let mut world = two_priorities();
+    assert_eq!(world.spilt(), 0);
+    world.fail_first(2);
     // three of five: 60 % x 1.4 = 84 % stay
-    let spilt = backups(&mut world);
+    let spilt = world.spilt();
     assert!((260..=380).contains(&spilt), "{spilt} of 2000, 16 % expected");
+}
+
+#[test]
+fn a_priority_that_is_out_as_a_whole_is_tried_again() {
+    let mut world = two_priorities();
+    world.fail_first(5);
+    assert_eq!(world.spilt(), 2_000);
+    world.advance(60_000);
+    world.spilt();
+    assert_eq!(world.spilt(), 0);
 }
 
 const SUBSETS: &str = r#"{"clusters": [{"name": "c", "match": {"path_prefixes": ["/"]},
