@@ -175,8 +175,7 @@ impl Engine {
         Some(took)
     }
 
-    /// The stream `id` is over. Returns how long its last attempt took: what is slower than the
-    /// estimate counts at once, even if the client gave up, and what is faster only when it is known
+    /// The stream `id` is over. Returns how long its last attempt took, to be booked when it is known
     /// that nothing failed.
     pub(super) fn land(
         &mut self,
@@ -192,15 +191,23 @@ impl Engine {
         let (decay, default_rtt) = cluster.tracking.latency?;
         let leg = flight.leg().filter(|_| cluster.generation == flight.generation)?;
         let took = exact.since(flight.began);
-        let row = cluster.table.row_mut(leg.place)?;
-        if took.as_secs_f64() * 1e6 > row.ewma.get(now, decay, default_rtt) {
-            row.ewma.observe(took, now, decay);
+        if flight.given_up {
+            let row = cluster.table.row_mut(leg.place)?;
+            row.ewma.observe_given_up(took, now, decay, default_rtt);
+            return None;
         }
         Some(took)
     }
 
-    /// The client gave up before the attempt was answered that would have been this success.
-    pub(super) fn give_up(&mut self, success: &Success, now: Instant) {
+    /// The client of stream `id` gave up before its attempt was answered. That is reported before
+    /// the end of the stream, or after it, when it already counts as this success.
+    pub(super) fn give_up(&mut self, id: StreamId, success: Option<&Success>, now: Instant) {
+        let Some(success) = success else {
+            if let Some(flight) = self.flights.get_mut(id) {
+                flight.given_up = true;
+            }
+            return;
+        };
         let Some(cluster) = self.clusters.get_mut(success.cluster as usize) else { return };
         if let Some(took) = success.took
             && let Some((decay, default_rtt)) = cluster.tracking.latency
