@@ -76,7 +76,8 @@ pub fn reset(stream: TcpStream) {
     let _ = socket.set_linger(Some(Duration::ZERO));
 }
 
-fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Answer> {
+/// Reads one answer; `buffer` holds what came after the one before.
+pub fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Answer> {
     let mut end = None;
     while end.is_none() {
         fill(stream, buffer)?;
