@@ -65,7 +65,8 @@ impl<E: Environment> Weighing<'_, E> {
         if slot == NO_SLOT {
             return 0;
         }
-        self.environment.active(slot).max(self.flights.own(slot))
+        let active = self.environment.active(slot).max(0);
+        u32::try_from(active).unwrap_or(u32::MAX).max(self.flights.own(slot))
     }
 }
 
@@ -295,7 +296,7 @@ impl Engine {
                 if slot == NO_SLOT {
                     continue;
                 }
-                let drift = i64::from(environment.active(slot)) - i64::from(endpoint.rq_active);
+                let drift = environment.active(slot).saturating_sub(i64::from(endpoint.rq_active));
                 let by = cluster.drift(place, drift);
                 if by != 0 {
                     environment.add_active(slot, by.saturating_neg());
@@ -351,6 +352,8 @@ impl Cluster {
     fn take_slots(&mut self, mut slot_of: impl FnMut(u64) -> u32) {
         let names = self.addresses.iter().map(|address| name_of(&self.name, address));
         self.slots = names.map(&mut slot_of).collect();
+        // what was noted of a place may be another endpoint's
+        self.drifts.clear();
         if self.tracking.total {
             self.total_slot = slot_of(name_of(&self.name, ""));
         }

@@ -161,6 +161,22 @@ fn what_a_dead_worker_left_is_put_right_after_three_polls() {
     assert_eq!(world.active(), Vec::<i64>::new());
 }
 
+/// Under load a correction can take off what was in flight after all.
+#[test]
+fn a_counter_below_zero_is_put_right_and_is_no_load_meanwhile() {
+    let config = r#"{"defaults": {"lb_policy": {"least_request": {}}}}"#;
+    let mut world = World::of(config);
+    let answer = include_bytes!("../../membership/testdata/all.txt");
+    world.engine.on_clusters_answer(answer, &mut world.process, world.now).unwrap();
+    world.engine.claim_slots(&[], &mut world.process).unwrap();
+    world.process.active.insert(0, -2);
+    for _ in 1..=3 {
+        assert_eq!(world.process.active[&0], -2);
+        let _ = world.engine.on_clusters_answer(answer, &mut world.process, world.now);
+    }
+    assert_eq!(world.active(), Vec::<i64>::new());
+}
+
 #[test]
 fn an_endpoint_that_fails_fast_gains_nothing_by_it() {
     let mut world = World::new(
