@@ -83,6 +83,10 @@ test-log:
 test-native: $(WASM) $(TRAP_WASM) $(ENVOY_BIN) ## every Rust test, end to end on Envoy included
 	cargo test --workspace 2>&1 | tee -a $(TEST_LOG)
 
+.PHONY: test-inflight
+test-inflight: $(WASM) $(TRAP_WASM) $(ENVOY_BIN) ## a million requests, then none may be in flight (minutes)
+	cargo test --package integration --test inflight -- --ignored --nocapture
+
 .PHONY: test-wasm
 test-wasm: target-wasm32-unknown-unknown $(BINDGEN_RUNNER) $(NODE) ## the policy's tests on wasm32
 	PATH="$(dir $(NODE)):$$PATH" CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(BINDGEN_RUNNER) \

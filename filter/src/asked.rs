@@ -81,7 +81,7 @@ impl<H: Host> Environment for Asked<'_, H> {
         self.host.now()
     }
 
-    fn active(&mut self, slot: u32) -> u32 {
+    fn active(&mut self, slot: u32) -> i64 {
         let active = metrics::active(self.host, self.actives, slot);
         self.or_note(active).unwrap_or(0)
     }

@@ -59,11 +59,10 @@ fn gauge_of(host: &impl Host, actives: &Actives, slot: u32) -> Outcome<u32> {
     Ok(number)
 }
 
-/// What the gauge at `slot` stands at. Workers add and take at the same time, so that it can be
-/// below zero for an instant, which Envoy shows as a huge number: that is 0.
-pub fn active(host: &impl Host, actives: &Actives, slot: u32) -> Outcome<u32> {
-    let value = host.metric(gauge_of(host, actives, slot)?)?;
-    Ok(if value > u64::MAX / 2 { 0 } else { u32::try_from(value).unwrap_or(u32::MAX) })
+/// What the gauge at `slot` stands at. A correction that went too far leaves it below zero, which
+/// Envoy shows as a huge number: whoever corrects next must see that.
+pub fn active(host: &impl Host, actives: &Actives, slot: u32) -> Outcome<i64> {
+    Ok(host.metric(gauge_of(host, actives, slot)?)?.cast_signed())
 }
 
 /// Adds to the gauge at `slot`.

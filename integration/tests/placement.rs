@@ -64,6 +64,37 @@ async fn another_maglev_table_size_places_as_in_envoy() {
     case.expect_equal(&keys(2000)).await;
 }
 
+/// With nothing else in flight everybody has room.
+#[tokio::test]
+async fn without_load_a_bounded_maglev_places_as_envoys_does() {
+    let case = Case::maglev("bounded maglev, weights 1..5", &[1, 2, 3, 4, 5]).bounded();
+    case.expect_equal(&keys(2000)).await;
+}
+
+#[tokio::test]
+async fn without_load_a_bounded_ring_hash_places_as_envoys_does() {
+    let case = Case::ring_hash("bounded ring_hash, weights 1..5", &[1, 2, 3, 4, 5]).bounded();
+    case.expect_equal(&keys(2000)).await;
+}
+
+#[tokio::test]
+async fn a_retry_goes_where_envoys_maglev_would_send_it() {
+    let case = Case::maglev("maglev, retries", &[1, 2, 3, 4, 5]);
+    Case { alone: true, ..case }.expect_equal_second_choices(&keys(2000)).await;
+}
+
+#[tokio::test]
+async fn a_retry_goes_where_envoys_ring_hash_would_send_it() {
+    let case = Case::ring_hash("ring_hash, retries", &[1, 2, 3, 4, 5]);
+    Case { alone: true, ..case }.expect_equal_second_choices(&keys(2000)).await;
+}
+
+#[tokio::test]
+async fn a_retry_goes_where_envoys_bounded_maglev_would_send_it() {
+    let case = Case::maglev("bounded maglev, retries", &[1, 2, 3, 4, 5]).bounded();
+    case.expect_equal_second_choices(&keys(2000)).await;
+}
+
 #[tokio::test]
 async fn cookies_in_every_spelling_are_keys_as_in_envoy() {
     let case = Case {

@@ -1,10 +1,11 @@
-//! What end-to-end tests share: raw connections, a false admin interface, placement beside plain
-//! Envoy's, and whether the plugin is still alive.
+//! What end-to-end tests share: raw connections, a false admin interface, endpoints that hold their
+//! requests, placement beside plain Envoy's, and whether the plugin is still alive.
 
 // Each test file uses its part.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod admin;
+pub mod holders;
 pub mod placement;
 pub mod shares;
 pub mod wire;

@@ -4,10 +4,11 @@
 //! `hash_policy`, one with the plugin, whose fallback is round robin, so that equality cannot come
 //! from the fallback.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use integration::bootstrap::{Flavour, Lb};
 use integration::harness::{Builder, Harness};
+use integration::upstream::fault::FaultSpec;
 use serde_json::{Value, json};
 
 use super::wire;
@@ -26,54 +27,95 @@ pub struct Case {
     pub hash_policy: Value,
     /// Options of Envoy's own policy, as `"name":value`.
     pub native: &'static str,
+    /// One request after another instead of several at once: what is in flight matters.
+    pub alone: bool,
+}
+
+/// Both Envoys of a case, with the same upstreams.
+struct Pair {
+    native: Harness,
+    ours: Harness,
 }
 
 impl Case {
     /// Maglev, keyed by `x-key`.
     pub fn maglev(name: &'static str, weights: &'static [u32]) -> Self {
         let lb_policy = json!({"maglev": {}});
-        Self { name, weights, lb: Lb::Maglev, lb_policy, hash_policy: by_key(), native: "" }
+        let hash_policy = by_key();
+        Self { name, weights, lb: Lb::Maglev, lb_policy, hash_policy, native: "", alone: false }
     }
 
     /// A hash ring, keyed by `x-key`.
     pub fn ring_hash(name: &'static str, weights: &'static [u32]) -> Self {
         let lb_policy = json!({"ring_hash": {}});
-        Self { name, weights, lb: Lb::RingHash, lb_policy, hash_policy: by_key(), native: "" }
+        let hash_policy = by_key();
+        Self { name, weights, lb: Lb::RingHash, lb_policy, hash_policy, native: "", alone: false }
     }
 
-    /// Sends the requests through both and expects the same endpoint for each.
-    pub async fn expect_equal(self, requests: &[Vec<u8>]) {
-        let ports = self.weights.len();
+    /// The same with the load bounded at 125 % of the mean, one request after another.
+    pub fn bounded(mut self) -> Self {
+        for settings in self.lb_policy.as_object_mut().unwrap().values_mut() {
+            settings["hash_balance_factor"] = json!(125);
+        }
+        self.native = r#""consistent_hashing_lb_config":{"hash_balance_factor":125}"#;
+        self.alone = true;
+        self
+    }
+
+    /// Starts both Envoys. Each endpoint is a process of its own or a port of one.
+    async fn start(&self, processes: bool) -> Option<Pair> {
         let message = match self.lb {
             Lb::Maglev => "maglev.v3.Maglev\"",
             _ => "ring_hash.v3.RingHash\"",
         };
+        let count = self.weights.len();
+        let (endpoints, ports) = if processes { (count, 1) } else { (1, count) };
         let mut native = patient()
             .flavour(Flavour::Native)
             .lb(self.lb)
-            .endpoints(1)
+            .endpoints(endpoints)
             .ports(ports)
             .weights(self.weights)
             .edit(
                 "hash_policy: [{header: {header_name: x-key}}]",
                 &format!("hash_policy: {}", self.hash_policy),
             );
+        if processes {
+            native = native
+                .edit("consecutive_5xx: 5", NOBODY_OUT)
+                .edit("enforcing_consecutive_gateway_failure: 100", "");
+        }
         if !self.native.is_empty() {
             native = native.edit(message, &format!("{message},{}", self.native));
         }
-        let Some(native) = native.start().await.unwrap() else { return };
+        let native = native.start().await.unwrap()?;
         let config = json!({"defaults": {
             "lb_policy": self.lb_policy, "hash_policy": self.hash_policy,
+            "circuit_breaker": {
+                "consecutive_failures": 0, "success_rate": {"threshold_percent": 0},
+            },
+            "retry": {"budget": {"percent": 100, "min_retries_per_second": 1000}},
         }});
         let ours =
             patient().lb(Lb::RoundRobin).upstreams_of(&native).weights(self.weights).config(config);
-        let Some(ours) = ours.start().await.unwrap() else { return };
-        super::knows_endpoints(&ours, ports as u64).await;
+        let ours = ours.start().await.unwrap()?;
+        super::knows_endpoints(&ours, count as u64).await;
+        Some(Pair { native, ours })
+    }
 
+    fn exchange(&self, harness: &Harness, requests: &[Vec<u8>]) -> Vec<wire::Answer> {
+        let exchange = if self.alone { wire::exchange_over_one } else { wire::exchange };
+        exchange(harness.envoy().entry, requests)
+    }
+
+    /// Sends the requests through both and expects the same endpoint for each.
+    pub async fn expect_equal(self, requests: &[Vec<u8>]) {
+        let ports = self.weights.len();
+        let Some(Pair { native, ours }) = self.start(false).await else { return };
         let begin = Instant::now();
-        let theirs = wire::exchange(native.envoy().entry, requests);
+        let theirs = self.exchange(&native, requests);
         let between = begin.elapsed();
-        let got = wire::exchange(ours.envoy().entry, requests);
+        let got = self.exchange(&ours, requests);
         let took = begin.elapsed();
         let equal = theirs.iter().zip(&got).filter(|(a, b)| a == b).count();
         // A retry goes elsewhere by design; none is expected of upstreams that do not fail.
@@ -100,7 +142,56 @@ impl Case {
         ours.eventually("every request was planned", planned).await.unwrap();
         assert_eq!(ours.metric("requests_untouched").await.unwrap(), 0);
     }
+
+    /// Has the first attempt of each request answered with 503 and expects the second one at the
+    /// same endpoint in both. Where Envoy's rule gives no second endpoint it sends the request to
+    /// the first one again; those, at most one in fifty, only have to be answered by ours.
+    pub async fn expect_equal_second_choices(self, requests: &[Vec<u8>]) {
+        let Some(Pair { native, ours }) = self.start(true).await else { return };
+        let first = self.exchange(&native, requests);
+        assert_eq!(first, self.exchange(&ours, requests), "{}: first choices", self.name);
+        let (mut equal, mut again) = (0, 0);
+        for upstream in native.upstreams() {
+            let address = upstream.address().to_string();
+            let own = requests.iter().zip(&first).filter(|(_, answer)| answer.upstream == address);
+            let own: Vec<Vec<u8>> = own.map(|(request, _)| request.clone()).collect();
+            upstream.fault(&FaultSpec::status(503)).await.unwrap();
+            let theirs = self.exchange(&native, &own);
+            let got = self.exchange(&ours, &own);
+            upstream.fault(&FaultSpec::none()).await.unwrap();
+            // Who has failed twice in a row is trusted less until an answer of its own is good.
+            let trusted = async |h: &Harness| {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                Ok(self.exchange(h, &own).iter().all(|answer| answer.upstream == address))
+            };
+            ours.eventually("its keys come back to it", trusted).await.unwrap();
+            for ((request, theirs), got) in own.iter().zip(&theirs).zip(&got) {
+                let text = String::from_utf8_lossy(request);
+                assert_eq!(got.status, 200, "{}: {text}", self.name);
+                assert_ne!(got.upstream, address, "{}: {text}", self.name);
+                if theirs.status == 503 {
+                    again += 1;
+                } else {
+                    assert_eq!(theirs.upstream, got.upstream, "{}: {text}", self.name);
+                    equal += 1;
+                }
+            }
+        }
+        println!("{}: {equal} second choices equal, {again} where Envoy has none", self.name);
+        assert_eq!(equal + again, requests.len());
+        assert!(again * 50 <= requests.len(), "{}: {again}", self.name);
+        let retries = native.counter("cluster.backend.upstream_rq_retry").await.unwrap();
+        assert!(retries >= requests.len() as u64, "{}: {retries} retries", self.name);
+        assert_eq!(ours.metric("requests_untouched").await.unwrap(), 0);
+    }
 }
+
+/// Envoy's outlier detection, without taking anybody out.
+const NOBODY_OUT: &str = "enforcing_consecutive_5xx: 0
+      enforcing_consecutive_gateway_failure: 0
+      enforcing_consecutive_local_origin_failure: 0
+      enforcing_success_rate: 0
+      enforcing_local_origin_success_rate: 0";
 
 /// Time-outs that a busy machine does not reach.
 fn patient() -> Builder {

@@ -40,7 +40,9 @@ pub fn exchange(to: SocketAddr, requests: &[Vec<u8>]) -> Vec<Answer> {
     })
 }
 
-fn exchange_over_one(to: SocketAddr, requests: &[Vec<u8>]) -> Vec<Answer> {
+/// The same over one connection, each sent on when the one before it is answered: Envoy reads no
+/// further request until then.
+pub fn exchange_over_one(to: SocketAddr, requests: &[Vec<u8>]) -> Vec<Answer> {
     let mut stream = connect(to, Duration::from_secs(20));
     let mut buffer = Vec::new();
     let mut answers = Vec::with_capacity(requests.len());
@@ -76,7 +78,8 @@ pub fn reset(stream: TcpStream) {
     let _ = socket.set_linger(Some(Duration::ZERO));
 }
 
-fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Answer> {
+/// Reads one answer; `buffer` holds what came after the one before.
+pub fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Answer> {
     let mut end = None;
     while end.is_none() {
         fill(stream, buffer)?;

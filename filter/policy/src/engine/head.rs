@@ -23,8 +23,9 @@ pub trait Environment {
     fn release_permit(&mut self, permit: u32, free_from: Instant);
     /// The time now, exactly; the `now` of the engine's calls may be as old as the last tick.
     fn clock(&mut self) -> Instant;
-    /// Requests in flight that the counter at `slot` counts, over the whole process.
-    fn active(&mut self, slot: u32) -> u32;
+    /// Requests in flight that the counter at `slot` counts, over the whole process; below zero
+    /// where it was corrected too far.
+    fn active(&mut self, slot: u32) -> i64;
     /// Adds `by` to the counter at `slot`.
     fn add_active(&mut self, slot: u32, by: i64);
     /// The load report in the answer of the stream that is ending, or nothing.

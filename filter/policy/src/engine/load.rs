@@ -65,7 +65,8 @@ impl<E: Environment> Weighing<'_, E> {
         if slot == NO_SLOT {
             return 0;
         }
-        self.environment.active(slot).max(self.flights.own(slot))
+        let active = self.environment.active(slot).max(0);
+        u32::try_from(active).unwrap_or(u32::MAX).max(self.flights.own(slot))
     }
 }
 
@@ -175,8 +176,7 @@ impl Engine {
         Some(took)
     }
 
-    /// The stream `id` is over. Returns how long its last attempt took: what is slower than the
-    /// estimate counts at once, even if the client gave up, and what is faster only when it is known
+    /// The stream `id` is over. Returns how long its last attempt took, to be booked when it is known
     /// that nothing failed.
     pub(super) fn land(
         &mut self,
@@ -192,15 +192,23 @@ impl Engine {
         let (decay, default_rtt) = cluster.tracking.latency?;
         let leg = flight.leg().filter(|_| cluster.generation == flight.generation)?;
         let took = exact.since(flight.began);
-        let row = cluster.table.row_mut(leg.place)?;
-        if took.as_secs_f64() * 1e6 > row.ewma.get(now, decay, default_rtt) {
-            row.ewma.observe(took, now, decay);
+        if flight.given_up {
+            let row = cluster.table.row_mut(leg.place)?;
+            row.ewma.observe_given_up(took, now, decay, default_rtt);
+            return None;
         }
         Some(took)
     }
 
-    /// The client gave up before the attempt was answered that would have been this success.
-    pub(super) fn give_up(&mut self, success: &Success, now: Instant) {
+    /// The client of stream `id` gave up before its attempt was answered. That is reported before
+    /// the end of the stream, or after it, when it already counts as this success.
+    pub(super) fn give_up(&mut self, id: StreamId, success: Option<&Success>, now: Instant) {
+        let Some(success) = success else {
+            if let Some(flight) = self.flights.get_mut(id) {
+                flight.given_up = true;
+            }
+            return;
+        };
         let Some(cluster) = self.clusters.get_mut(success.cluster as usize) else { return };
         if let Some(took) = success.took
             && let Some((decay, default_rtt)) = cluster.tracking.latency
@@ -288,7 +296,7 @@ impl Engine {
                 if slot == NO_SLOT {
                     continue;
                 }
-                let drift = i64::from(environment.active(slot)) - i64::from(endpoint.rq_active);
+                let drift = environment.active(slot).saturating_sub(i64::from(endpoint.rq_active));
                 let by = cluster.drift(place, drift);
                 if by != 0 {
                     environment.add_active(slot, by.saturating_neg());
@@ -344,6 +352,8 @@ impl Cluster {
     fn take_slots(&mut self, mut slot_of: impl FnMut(u64) -> u32) {
         let names = self.addresses.iter().map(|address| name_of(&self.name, address));
         self.slots = names.map(&mut slot_of).collect();
+        // what was noted of a place may be another endpoint's
+        self.drifts.clear();
         if self.tracking.total {
             self.total_slot = slot_of(name_of(&self.name, ""));
         }

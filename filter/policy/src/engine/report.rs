@@ -116,8 +116,8 @@ impl Engine {
         let reported = self.report_to_ledger(attempt.request_id, environment, now);
         let stream = reported.map(|(stream, _)| stream);
         if !class.is_failure() {
-            if let Some((_, Some(success))) = reported.filter(|_| attempt.status == 0) {
-                self.give_up(&success, now);
+            if let Some((stream, success)) = reported.filter(|_| attempt.status == 0) {
+                self.give_up(stream.id, success.as_ref(), now);
             }
             return class;
         }

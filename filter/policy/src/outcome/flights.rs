@@ -44,6 +44,8 @@ pub struct Flight {
     pub stream: u32,
     /// When the present attempt began.
     pub began: Instant,
+    /// Whether the client gave up before the present attempt was answered.
+    pub given_up: bool,
     legs: [Leg; LISTED_MAX as usize],
     listed: u8,
     at: u8,
@@ -65,6 +67,7 @@ impl Flight {
             total: NO_SLOT,
             stream: 0,
             began,
+            given_up: false,
             legs: all,
             listed,
             at: 0,

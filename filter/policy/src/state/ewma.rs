@@ -105,18 +105,13 @@ impl Ewma {
         decay: Duration,
         default_rtt: Duration,
     ) {
-        let is_news = !self.failing || now.before(elapsed) > self.at;
-        let estimate = if self.failing { self.value_us } else { self.get(now, decay, default_rtt) };
-        let factor = if is_news { FAILURE_FACTOR } else { 1.0 };
-        let penalty = factor * estimate.max(micros(default_rtt));
-        let sample = micros(elapsed).max(penalty.min(micros(FAILURE_COST_MAX)));
-        self.book(sample, now, decay);
-        self.failing = true;
+        self.fail(micros(elapsed), elapsed, now, decay, default_rtt);
     }
 
-    /// Notes that an attempt was given up unanswered at `now` after `elapsed`: it would have taken
-    /// longer, nobody knows how much. It counts as [`GIVEN_UP_FACTOR`] times that if this is more
-    /// than the estimate, and as nothing otherwise: a client that leaves early says nothing.
+    /// Books an attempt that was given up unanswered at `now` after `elapsed`. One that took longer
+    /// than usual failed, as far as its client is concerned, and would have taken longer still:
+    /// it counts as a failure after [`GIVEN_UP_FACTOR`] times that. A client that leaves earlier
+    /// says nothing.
     pub fn observe_given_up(
         &mut self,
         elapsed: Duration,
@@ -124,10 +119,25 @@ impl Ewma {
         decay: Duration,
         default_rtt: Duration,
     ) {
-        let sample = GIVEN_UP_FACTOR * micros(elapsed);
-        if sample > self.get(now, decay, default_rtt) {
-            self.book(sample, now, decay);
+        if micros(elapsed) >= self.get(now, decay, default_rtt) {
+            self.fail(GIVEN_UP_FACTOR * micros(elapsed), elapsed, now, decay, default_rtt);
         }
+    }
+
+    fn fail(
+        &mut self,
+        least_us: f64,
+        elapsed: Duration,
+        now: Instant,
+        decay: Duration,
+        default_rtt: Duration,
+    ) {
+        let is_news = !self.failing || now.before(elapsed) > self.at;
+        let estimate = if self.failing { self.value_us } else { self.get(now, decay, default_rtt) };
+        let factor = if is_news { FAILURE_FACTOR } else { 1.0 };
+        let penalty = factor * estimate.max(micros(default_rtt));
+        self.book(least_us.max(penalty.min(micros(FAILURE_COST_MAX))), now, decay);
+        self.failing = true;
     }
 
     fn book(&mut self, sample_us: f64, now: Instant, decay: Duration) {

@@ -161,6 +161,22 @@ fn what_a_dead_worker_left_is_put_right_after_three_polls() {
     assert_eq!(world.active(), Vec::<i64>::new());
 }
 
+/// Under load a correction can take off what was in flight after all.
+#[test]
+fn a_counter_below_zero_is_put_right_and_is_no_load_meanwhile() {
+    let config = r#"{"defaults": {"lb_policy": {"least_request": {}}}}"#;
+    let mut world = World::of(config);
+    let answer = include_bytes!("../../membership/testdata/all.txt");
+    world.engine.on_clusters_answer(answer, &mut world.process, world.now).unwrap();
+    world.engine.claim_slots(&[], &mut world.process).unwrap();
+    world.process.active.insert(0, -2);
+    for _ in 1..=3 {
+        assert_eq!(world.process.active[&0], -2);
+        let _ = world.engine.on_clusters_answer(answer, &mut world.process, world.now);
+    }
+    assert_eq!(world.active(), Vec::<i64>::new());
+}
+
 #[test]
 fn an_endpoint_that_fails_fast_gains_nothing_by_it() {
     let mut world = World::new(
@@ -200,29 +216,36 @@ fn an_endpoint_that_became_slow_is_left_alone_and_comes_back() {
 }
 
 #[test]
-fn a_client_that_gives_up_late_shows_that_the_endpoint_is_slow() {
-    let mut world = World::new(PEAK);
-    for _ in 0..50 {
-        world.timed(|_| 10);
+fn a_client_that_gives_up_late_shows_that_the_endpoint_is_slow_whoever_tells_first() {
+    for report_first in [false, true] {
+        let mut world = World::new(PEAK);
+        for _ in 0..50 {
+            world.timed(|_| 10);
+        }
+        let ms = core::time::Duration::from_millis;
+        world.process.clock = world.now;
+        let (request, list, plan) = world.hold();
+        world.wait(1000);
+        let attempt = Attempt {
+            request_id: request.id.as_bytes(),
+            cluster: b"c",
+            address: list[0].as_bytes(),
+            flags: 0x4000,
+            status: 0,
+        };
+        let now = world.now;
+        if report_first {
+            world.engine.on_attempt(&attempt, &mut world.process, &mut world.rng, now);
+        }
+        world.answer(&plan, &list[0], 0);
+        if !report_first {
+            world.engine.on_attempt(&attempt, &mut world.process, &mut world.rng, now);
+        }
+        let place = world.engine.clusters[0].place(&list[0]).unwrap();
+        let row = world.engine.clusters[0].table.row(place).unwrap();
+        let estimate = row.ewma.get(now, ms(10_000), ms(30));
+        assert!((estimate - 2e6).abs() < 1.0, "{estimate} us, report first: {report_first}");
     }
-    let ms = core::time::Duration::from_millis;
-    world.process.clock = world.now;
-    let (request, list, plan) = world.hold();
-    world.wait(1000);
-    world.answer(&plan, &list[0], 0);
-    let attempt = Attempt {
-        request_id: request.id.as_bytes(),
-        cluster: b"c",
-        address: list[0].as_bytes(),
-        flags: 0x4000,
-        status: 0,
-    };
-    let now = world.now;
-    world.engine.on_attempt(&attempt, &mut world.process, &mut world.rng, now);
-    let place = world.engine.clusters[0].place(&list[0]).unwrap();
-    let row = world.engine.clusters[0].table.row(place).unwrap();
-    let estimate = row.ewma.get(now, ms(10_000), ms(30));
-    assert!((estimate - 2e6).abs() < 1.0, "{estimate} us after a second in vain");
 }
 
 #[test]

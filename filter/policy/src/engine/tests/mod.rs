@@ -97,8 +97,8 @@ impl Environment for Process {
     fn clock(&mut self) -> Instant {
         self.clock
     }
-    fn active(&mut self, slot: u32) -> u32 {
-        u32::try_from(self.active.get(&slot).copied().unwrap_or(0)).unwrap()
+    fn active(&mut self, slot: u32) -> i64 {
+        self.active.get(&slot).copied().unwrap_or(0)
     }
     fn add_active(&mut self, slot: u32, by: i64) {
         *self.active.entry(slot).or_default() += by;
