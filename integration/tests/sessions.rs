@@ -1,7 +1,8 @@
 //! Cookies that keep a client on its endpoint, on a real Envoy: sessions, and cookies that are made
 //! for a hash. Each goes into the answer by the route's `response_headers_to_add`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
+// Also in helpers, which the lints do not take for tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 
