@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use integration::harness::{Builder, Harness};
 use integration::upstream::fault::FaultSpec;
 use serde_json::{Value, json};
-use support::shares::{Shares, addresses};
+use support::shares::{Shares, addresses, orca_report};
 use support::{expect_no_wasm_failure, expect_steering, knows_endpoints};
 
 const TEXT_AND_BIN: &str = "endpoint-load-metrics";
@@ -56,21 +56,6 @@ async fn expect_shares(harness: &Harness, weights: [f64; 3]) {
     assert!(waited.is_ok(), "{shares:?} instead of {weights:?}");
 }
 
-/// `xds.data.orca.v3.OrcaLoadReport` in base64: `cpu_utilization` and `rps_fractional`.
-fn binary(cpu: f64, rps: f64) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut bytes = vec![1 << 3 | 1];
-    bytes.extend(cpu.to_le_bytes());
-    bytes.push(6 << 3 | 1);
-    bytes.extend(rps.to_le_bytes());
-    // 18 bytes: no padding
-    let digits = bytes.chunks_exact(3).flat_map(|three| {
-        let all = u32::from_be_bytes([0, three[0], three[1], three[2]]);
-        [18, 12, 6, 0].map(|shift| char::from(DIGITS[(all >> shift & 63) as usize]))
-    });
-    digits.collect()
-}
-
 #[tokio::test]
 async fn turns_follow_load_reports_of_every_form_and_are_equal_again_without() {
     let Some(harness) = start(reporting(json!({"round_robin": {}}))).await else { return };
@@ -90,11 +75,11 @@ async fn turns_follow_load_reports_of_every_form_and_are_equal_again_without() {
     report(&harness, TEXT_AND_BIN, [json(0.8), json(0.4), json(0.2)]).await;
     expect_shares(&harness, [1.0, 2.0, 4.0]).await;
 
-    let bin = |rps| format!("BIN {}", binary(0.5, rps));
+    let bin = |rps| format!("BIN {}", orca_report(0.5, rps));
     report(&harness, TEXT_AND_BIN, [bin(10.0), bin(40.0), bin(20.0)]).await;
     expect_shares(&harness, [1.0, 4.0, 2.0]).await;
 
-    let bin = |rps| binary(0.5, rps);
+    let bin = |rps| orca_report(0.5, rps);
     report(&harness, BIN, [bin(20.0), bin(10.0), bin(40.0)]).await;
     expect_shares(&harness, [2.0, 1.0, 4.0]).await;
 

@@ -98,3 +98,18 @@ impl Shares {
 pub fn addresses(harness: &Harness) -> Vec<SocketAddr> {
     harness.members().iter().map(|member| member.address).collect()
 }
+
+/// `xds.data.orca.v3.OrcaLoadReport` in base64: `cpu_utilization` and `rps_fractional`.
+pub fn orca_report(cpu: f64, rps: f64) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut bytes = vec![1 << 3 | 1];
+    bytes.extend(cpu.to_le_bytes());
+    bytes.push(6 << 3 | 1);
+    bytes.extend(rps.to_le_bytes());
+    // 18 bytes: no padding
+    let digits = bytes.chunks_exact(3).flat_map(|three| {
+        let all = u32::from_be_bytes([0, three[0], three[1], three[2]]);
+        [18, 12, 6, 0].map(|shift| char::from(DIGITS[(all >> shift & 63) as usize]))
+    });
+    digits.collect()
+}
