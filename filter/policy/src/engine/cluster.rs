@@ -4,7 +4,7 @@ use core::cell::Cell;
 
 use hashbrown::HashMap;
 
-use super::load::{Drift, Tracking};
+use super::load::Tracking;
 use super::tables::{Material, NOWHERE, Tables, is_fixed};
 use crate::attempt::budget::{Budget, Totals};
 use crate::config::ClusterSettings;
@@ -16,6 +16,7 @@ use crate::metrics::{Id, Sums};
 use crate::outcome::flights::NO_SLOT;
 use crate::pick::SLICE_UNITS;
 use crate::state::breaker::Record;
+use crate::state::drift::Drift;
 use crate::state::orca::Weights;
 use crate::state::silence::Silence;
 use crate::state::slow_start::Acceptances;

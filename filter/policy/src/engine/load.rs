@@ -9,6 +9,7 @@ use crate::outcome::flights::{Flight, Flights, Leg, NO_SLOT};
 use crate::outcome::ledger::{StreamId, Success};
 use crate::pick::Loads;
 use crate::state::Table;
+use crate::state::drift::Drift;
 use crate::state::slots::name_of;
 use crate::time::Instant;
 use core::time::Duration;
@@ -283,62 +284,23 @@ impl Engine {
         }
     }
 
-    /// Puts counters right that a worker which died left too high (or Envoy's own traffic past
-    /// the plugin makes too low), by what Envoy itself counted when it answered the last poll.
-    /// Both are read at different instants and differ by chance, so only what has the same sign
-    /// in [`DRIFTS`] polls in a row counts, and of that the least.
+    /// Puts counters right that a worker which died left too high, by what Envoy itself counted
+    /// when it answered the last poll.
     pub(super) fn reconcile(&mut self, environment: &mut impl Environment) {
         for cluster in self.clusters.iter_mut().filter(|cluster| cluster.tracking.active) {
             let Some(set) = self.membership.get(&cluster.name) else { continue };
-            let mut total = 0_i64;
-            for (endpoint, place) in set.endpoints.iter().zip(0_u32..) {
-                let slot = cluster.slot(place);
-                if slot == NO_SLOT {
-                    continue;
-                }
-                let drift = environment.active(slot).saturating_sub(i64::from(endpoint.rq_active));
-                let by = cluster.drift(place, drift);
+            cluster.drifts.resize(cluster.slots.len().saturating_add(1), Drift::default());
+            let actives = set.endpoints.iter().map(|endpoint| i64::from(endpoint.rq_active));
+            let total = actives.clone().fold(0, i64::saturating_add);
+            let slots = cluster.slots.iter().copied().chain([cluster.total_slot]);
+            let counted = slots.zip(actives.chain([total])).zip(&mut cluster.drifts);
+            for ((slot, active), drift) in counted.filter(|((slot, _), _)| *slot != NO_SLOT) {
+                let by = drift.note(environment.active(slot), active);
                 if by != 0 {
                     environment.add_active(slot, by.saturating_neg());
-                    total = total.saturating_add(by);
                 }
             }
-            if cluster.total_slot != NO_SLOT && total != 0 {
-                environment.add_active(cluster.total_slot, total.saturating_neg());
-            }
         }
-    }
-}
-
-/// Polls that must agree before a counter is put right.
-pub(super) const DRIFTS: u8 = 3;
-
-/// What polls in a row said about one counter.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Drift {
-    least: i64,
-    polls: u8,
-}
-
-impl Drift {
-    /// Notes that the counter was `drift` too high; returns by how much to lower it.
-    pub(super) fn note(&mut self, drift: i64) -> i64 {
-        if drift == 0 {
-            *self = Self::default();
-            return 0;
-        }
-        let agrees = self.polls > 0 && drift.signum() == self.least.signum();
-        if agrees {
-            let least = self.least.unsigned_abs().min(drift.unsigned_abs());
-            let least = i64::try_from(least).unwrap_or(i64::MAX);
-            *self = Self { least: least * drift.signum(), polls: self.polls.saturating_add(1) };
-        } else {
-            *self = Self { least: drift, polls: 1 };
-        }
-        if self.polls < DRIFTS {
-            return 0;
-        }
-        core::mem::take(self).least
     }
 }
 
@@ -361,26 +323,5 @@ impl Cluster {
 
     pub(super) fn slot(&self, place: u32) -> u32 {
         self.slots.get(place as usize).copied().unwrap_or(NO_SLOT)
-    }
-
-    fn drift(&mut self, place: u32, drift: i64) -> i64 {
-        if self.drifts.len() != self.slots.len() {
-            self.drifts = vec![Drift::default(); self.slots.len()];
-        }
-        self.drifts.get_mut(place as usize).map_or(0, |noted| noted.note(drift))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    #[test]
-    fn only_what_polls_in_a_row_agree_on_is_put_right_and_of_that_the_least() {
-        let mut drift = Drift::default();
-        let notes: Vec<i64> = [3, 5, 2, 4, 4, 0, 4, -1, -2, -3].map(|d| drift.note(d)).into();
-        assert_eq!(notes, [0, 0, 2, 0, 0, 0, 0, 0, 0, -1]);
     }
 }

@@ -7,6 +7,7 @@
 //! admission of every row is worked out when something changes, so that a pick only reads it.
 
 pub mod breaker;
+pub mod drift;
 pub mod ewma;
 pub mod orca;
 pub mod share;
