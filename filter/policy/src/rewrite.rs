@@ -9,8 +9,8 @@
 //! on are given to it as the characters of Latin-1.
 //!
 //! What the two read differently is refused, never guessed: `\<`, `\>` and `\b{` (words here, plain
-//! characters in RE2), and RE2's `\pN`, `\Q`, `\C` and octal escapes. One difference remains: `(?i)`
-//! folds ASCII letters only.
+//! characters in RE2), and RE2's `\pN`, `\Q`, `\C` and octal escapes. One difference remains:
+//! `(?i)` folds ASCII letters only.
 //!
 //! One search is linear in the value; all the searches of a value are quadratic when each of them
 //! looks far ahead (`a[^z]*z|a`), and the value is the client's. So the bytes looked at are counted

@@ -176,8 +176,8 @@ impl Engine {
         Some(took)
     }
 
-    /// The stream `id` is over. Returns how long its last attempt took, to be booked when it is known
-    /// that nothing failed.
+    /// The stream `id` is over. Returns how long its last attempt took, to be booked when it is
+    /// known that nothing failed.
     pub(super) fn land(
         &mut self,
         id: StreamId,

@@ -1,9 +1,9 @@
 //! For how long nothing has been heard of an endpoint that owes answers.
 //!
 //! A latency estimate learns from answers, so that an endpoint which has become slow looks as fast
-//! as ever until its first slow answer comes, and takes its share of requests until then. But
-//! while it owes answers, the time since it gave the last one is a lower bound of what the next one
-//! will have taken. One instant and one count an endpoint are enough, because it is the last sign of
+//! as ever until its first slow answer comes, and takes its share of requests until then. But while
+//! it owes answers, the time since it gave the last one is a lower bound of what the next one will
+//! have taken. One instant and one count an endpoint are enough, because it is the last sign of
 //! life that matters, not whose answer it was: an endpoint under load that is well gives one long
 //! before a usual latency has passed.
 
