@@ -85,14 +85,20 @@ async fn expect_stays(harness: &Harness, cookie: &str, upstream: &str, count: us
     }
 }
 
-/// Replaces the members and waits until new clients are served by exactly these upstreams.
+/// Replaces the members and waits until new clients are served by exactly these upstreams, and stay
+/// there: a worker that does not know yet who has left gives out cookies for it.
 async fn set_members(harness: &Harness, members: &[Endpoint], serving: &[&str]) {
     harness.set_members(members).unwrap();
     let expected: BTreeSet<String> = serving.iter().map(|&name| name.to_owned()).collect();
     let served = async |h: &Harness| {
         let mut seen = BTreeSet::new();
         for _ in 0..expected.len() * 10 {
-            seen.insert(new_client(h).await.1);
+            let (cookie, by) = new_client(h).await;
+            let again = get_with(h, &cookie).await;
+            if again.upstream() != Some(&by) || cookie_of(&again).is_some() {
+                return Ok(false);
+            }
+            seen.insert(by);
         }
         Ok(seen == expected)
     };
