@@ -70,7 +70,8 @@ async fn a_wrong_update_is_refused_with_its_path_and_the_old_one_goes_on() {
     let builder = Harness::builder().config(sticky_by("x-old"));
     let Some(harness) = builder.start().await.unwrap() else { return };
     knows_endpoints(&harness, 3).await;
-    assert!(is_sticky_by(&harness, "x-old"));
+    let placed = async |h: &Harness| Ok(is_sticky_by(h, "x-old"));
+    harness.eventually("tables are built", placed).await.unwrap();
     for (wrong, complaint) in WRONG {
         assert!(!harness.reconfigure(wrong).await.unwrap(), "Envoy took {wrong}");
         let told = async |h: &Harness| Ok(h.envoy().log().await.contains(complaint));
@@ -87,7 +88,8 @@ async fn a_good_update_counts_at_once_and_without_a_restart() {
     let builder = Harness::builder().config(sticky_by("x-old"));
     let Some(harness) = builder.start().await.unwrap() else { return };
     knows_endpoints(&harness, 3).await;
-    assert!(is_sticky_by(&harness, "x-old") && !is_sticky_by(&harness, "x-new"));
+    let placed = async |h: &Harness| Ok(is_sticky_by(h, "x-old") && !is_sticky_by(h, "x-new"));
+    harness.eventually("tables are built", placed).await.unwrap();
     let pid = harness.envoy().pid();
     for (now, before) in [("x-new", "x-old"), ("x-old", "x-new"), ("x-new", "x-old")] {
         assert!(harness.reconfigure(&sticky_by(now).to_string()).await.unwrap());
