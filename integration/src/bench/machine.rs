@@ -72,8 +72,27 @@ impl Machine {
         let child = Child::start(&program, &arguments, &folder.path().join("envoy.log"))?;
         let mut machine = Self { entry, admin, folder, child };
         machine.wait_until_ready().with_context(|| arm.title())?;
+        if arm.kind == Kind::Outrigger {
+            machine.wait_for_membership().with_context(|| arm.title())?;
+        }
         thread::sleep(SETTLE);
         Ok(machine)
+    }
+
+    /// Waits until the plugin has read the membership of every cluster.
+    fn wait_for_membership(&self) -> Result<()> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        loop {
+            let stats = self.get("/stats?filter=wasmcustom.outrigger")?;
+            let known = stats.lines().filter_map(|line| line.split_once(".endpoints: "));
+            if known.filter(|(_, count)| *count != "0").count() > 0 {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("the plugin never read the membership");
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {

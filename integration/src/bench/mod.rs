@@ -13,12 +13,13 @@ mod picks;
 mod report;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use arm::{Arm, Kind, Lb};
 use machine::{Files, Machine, Run};
@@ -31,7 +32,8 @@ const WARM_UP: u32 = 1500;
 const COUNTED: u32 = 1000;
 /// Windows that are counted one after the other. Polls of the membership come by the clock, and
 /// valgrind stretches the time of a request fifty-fold, so that a window may hold one or none: the
-/// least window is what requests cost, and what the clock costs is counted by itself.
+/// least window is what requests cost, and what the clock costs is counted by itself. A window
+/// still holds ticks, the more the busier the machine is; how long it took is in the report.
 const WINDOWS: u32 = 4;
 /// One poll of the plugin, and whole ticks, fall into it.
 const IDLE: Duration = Duration::from_secs(5);
@@ -65,6 +67,12 @@ pub struct Arguments {
     /// Criterion's results of the picks
     #[arg(long, default_value = "target/criterion")]
     criterion: PathBuf,
+    /// Criterion's results of the picks beside other implementations
+    #[arg(long, default_value = "target/criterion-peers")]
+    criterion_peers: PathBuf,
+    /// What was measured of changes of the membership
+    #[arg(long, default_value = "target/bench/rebuilds.json")]
+    rebuilds: PathBuf,
     /// Where the report goes
     #[arg(long, default_value = "target/bench/report.json")]
     report: PathBuf,
@@ -99,11 +107,18 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         report.memory = bench.memory()?;
     }
     report.picks = picks::read(&arguments.criterion);
+    report.picks.extend(picks::read_peers(&arguments.criterion_peers));
+    report.rebuilds = rows(&arguments.rebuilds);
     report.judge();
     report.print();
     report.write(&arguments.report)?;
     println!("\nreport: {}", arguments.report.display());
     Ok(report.passed())
+}
+
+/// Rows of a JSON file; none where it is missing.
+fn rows(path: &Path) -> Vec<Value> {
+    std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
 struct Bench {
@@ -127,22 +142,24 @@ impl Bench {
         Ok(Self { files, quick: arguments.quick, upstreams: load::upstreams(ENDPOINTS)? })
     }
 
-    /// Every arm that can run, bases first.
+    /// Every arm of the policies with limits that can run, bases first.
     fn arms(&self, kinds: &[Kind]) -> Vec<Arm> {
         let clusters: &[u32] = if self.quick { &[1] } else { &[1, 20] };
+        let limited = [Lb::RoundRobin, Lb::Maglev];
+        limited
+            .into_iter()
+            .flat_map(|lb| clusters.iter().flat_map(move |n| self.arms_of(kinds, lb, *n)))
+            .collect()
+    }
+
+    fn arms_of(&self, kinds: &[Kind], lb: Lb, clusters: u32) -> Vec<Arm> {
         let has_module = |kind: &Kind| match kind {
             Kind::Outrigger => self.files.outrigger.is_file(),
             Kind::EmptySdk => self.files.empty_sdk.is_file(),
             _ => true,
         };
-        let mut arms = Vec::new();
-        for lb in [Lb::RoundRobin, Lb::Maglev] {
-            for &clusters in clusters {
-                let kinds = kinds.iter().copied().filter(has_module);
-                arms.extend(kinds.map(|kind| Arm { kind, lb, clusters }));
-            }
-        }
-        arms
+        let kinds = kinds.iter().copied().filter(has_module);
+        kinds.map(|kind| Arm { kind, lb, clusters }).collect()
     }
 
     fn instructions(&self) -> Result<Vec<Instructions>> {
@@ -155,7 +172,12 @@ impl Bench {
         let steps = [Kind::Plain, Kind::OverrideHost, Kind::EmptySdk, Kind::Outrigger];
         let compared = [Kind::Plain, Kind::EmptySdk, Kind::Outrigger];
         let mut rows = Vec::new();
-        for arm in self.arms(if self.quick { &compared } else { &steps }) {
+        let mut arms = self.arms(if self.quick { &compared } else { &steps });
+        if !self.quick {
+            let others = [Lb::MaglevBounded, Lb::Rendezvous, Lb::LeastRequest, Lb::PeakEwma];
+            arms.extend(others.into_iter().flat_map(|lb| self.arms_of(&compared, lb, 1)));
+        }
+        for arm in arms {
             let row = self.count(&arm)?;
             let (title, per_request) = (arm.title(), row.per_request);
             eprintln!("bench: {title:<40} {per_request:>9} instructions per request");
@@ -168,16 +190,20 @@ impl Bench {
         let machine = Machine::start(&self.files, arm, &self.upstreams, 1, Run::Counted)?;
         let work = |requests| load::run(machine.entry, &arm.authority(), requests);
         work(WARM_UP)?;
-        let mut windows = Vec::new();
+        let (mut windows, mut took) = (Vec::new(), Vec::new());
         for window in 1..=WINDOWS {
-            windows.push(machine.count_instructions(window, || work(COUNTED).map(drop))?);
+            windows.push(machine.count_instructions(window, || {
+                took.push(work(COUNTED)?.elapsed);
+                Ok(())
+            })?);
         }
         let idle = machine.count_instructions(WINDOWS + 1, || {
             thread::sleep(IDLE);
             Ok(())
         })?;
         machine.expect_healthy_vm()?;
-        let least = windows.iter().min().copied().unwrap_or_default();
+        let least = windows.iter().zip(&took).min().map(|(all, took)| (*all, *took));
+        let (least, took) = least.unwrap_or_default();
         let counted = u64::from(COUNTED);
         Ok(Instructions {
             arm: arm.kind.name(),
@@ -185,6 +211,7 @@ impl Bench {
             clusters: arm.clusters,
             per_request: least / counted,
             per_request_mean: windows.iter().sum::<u64>() / (counted * u64::from(WINDOWS)),
+            window_s: took.as_secs_f64(),
             idle_per_s: idle / IDLE.as_secs(),
             ratio_to_plain: None,
             ratio_to_empty_sdk: None,
