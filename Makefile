@@ -97,7 +97,7 @@ test-log:
 
 .PHONY: test-native
 test-native: $(WASM) $(TRAP_WASM) $(ENVOY_BIN) ## every Rust test, end to end on Envoy included
-	cargo test --workspace 2>&1 | tee -a $(TEST_LOG)
+	cargo test --workspace --no-fail-fast 2>&1 | tee -a $(TEST_LOG)
 
 .PHONY: test-inflight
 test-inflight: $(WASM) $(TRAP_WASM) $(ENVOY_BIN) ## a million requests, then none may be in flight (minutes)
