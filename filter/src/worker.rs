@@ -211,10 +211,11 @@ impl<H: Host> Worker<H> {
             return;
         }
         let status = self.number(b"response\0code");
+        let grpc_status = self.number(b"response\0grpc_status");
         let address = self.host.property(b"upstream\0address").unwrap_or_default();
         let now = self.host.now();
         let (engine, mut environment, _) = self.split();
-        engine.on_end_details(id, &address, status, &mut environment, now);
+        engine.on_end_details(id, &address, (status, grpc_status), &mut environment, now);
     }
 
     /// The access logger has an attempt to tell of.
@@ -222,6 +223,7 @@ impl<H: Host> Worker<H> {
         self.context = context;
         let flags = self.number(b"response\0flags");
         let status = self.number(b"response\0code");
+        let grpc_status = self.number(b"response\0grpc_status");
         let request_id = self.host.header(Map::Request, b"x-request-id").unwrap_or_default();
         let address = self.host.property(b"upstream\0address").unwrap_or_default();
         let cluster = self.host.property(b"xds\0cluster_name").unwrap_or_default();
@@ -232,6 +234,7 @@ impl<H: Host> Worker<H> {
             address: &address,
             flags,
             status,
+            grpc_status,
         };
         let (engine, mut environment, rng) = self.split();
         let class = engine.on_attempt(&attempt, &mut environment, rng, now);

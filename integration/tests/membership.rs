@@ -14,7 +14,7 @@ use integration::ports;
 use integration::upstream::Upstream;
 use serde_json::{Value, json};
 use support::admin::{Answer, FakeAdmin, clusters_text};
-use support::{expect_alive_and_steering, knows_endpoints, wire};
+use support::{expect_alive_and_steering, expect_steering, knows_endpoints, wire};
 
 /// Keys whose endpoints show whether the plugin steers: the fallback is round robin.
 const KEYS: usize = 60;
@@ -52,6 +52,7 @@ async fn endpoints_that_join_get_their_keys_and_those_that_leave_lose_them() {
     let Some(harness) = Harness::builder().config(sticky()).start().await.unwrap() else { return };
     knows_endpoints(&harness, 3).await;
     let all = harness.members().to_vec();
+    expect_steering(&harness, "/").await;
     let before = placement(&harness);
     assert_eq!(before, placement(&harness), "the plugin steers");
 
@@ -97,6 +98,7 @@ async fn a_new_weight_is_followed() {
 async fn a_cluster_scaled_to_zero_and_back_is_served_again() {
     let Some(harness) = Harness::builder().config(sticky()).start().await.unwrap() else { return };
     knows_endpoints(&harness, 3).await;
+    expect_steering(&harness, "/").await;
     let before = placement(&harness);
     harness.set_members(&[]).unwrap();
     knows_endpoints(&harness, 0).await;
@@ -116,6 +118,7 @@ async fn expect_the_last_good_set_to_survive(config: Value) {
     let good = truth(harness.members());
     admin.answer(Answer::Whole(200, good.clone()));
     knows_endpoints(&harness, 3).await;
+    expect_steering(&harness, "/").await;
     let before = placement(&harness);
     assert_eq!(before, placement(&harness), "the plugin steers");
 

@@ -165,7 +165,8 @@ impl Cluster {
         if let Some(draft) = &mut self.draft {
             draft.relocate(&moved);
         }
-        self.weights.clear();
+        let weights = self.follow_load(around.now);
+        self.weights = weights;
         self.again = true;
         self.sums.set(Id::Endpoints, u64::try_from(endpoints.len()).unwrap_or(u64::MAX));
         self.note_held_out();
@@ -276,27 +277,33 @@ impl Cluster {
         nothing || now < self.hot_until || self.table.held_out() > 0 || self.table.is_panic()
     }
 
-    /// Works out the weights that follow load, if that is due. Returns whether they changed so much
-    /// that tables have to be built again.
-    pub(super) fn reweigh(&mut self, now: Instant) -> bool {
-        let Some(settings) = &self.settings.orca_weights else { return false };
-        if is_fixed(&self.settings.lb_policy)
-            || now.since(self.weighed) < settings.weight_update_period
-        {
-            return false;
+    /// The weights that follow load at `now`; empty where none do.
+    fn follow_load(&mut self, now: Instant) -> Vec<u32> {
+        let Some(settings) = &self.settings.orca_weights else { return Vec::new() };
+        if is_fixed(&self.settings.lb_policy) {
+            return Vec::new();
         }
         self.weighed = now;
         let rows = self.table.rows().iter().map(|row| &row.orca);
-        let weights = self.reported.refresh(rows, settings, now).unwrap_or_default();
+        self.reported.refresh(rows, settings, now).map(<[u32]>::to_vec).unwrap_or_default()
+    }
+
+    /// Works out the weights that follow load, if that is due. Returns whether they changed so much
+    /// that tables have to be built again.
+    pub(super) fn reweigh(&mut self, now: Instant) -> bool {
+        let period = self.settings.orca_weights.map(|settings| settings.weight_update_period);
+        if period.is_none_or(|period| now.since(self.weighed) < period) {
+            return false;
+        }
+        let weights = self.follow_load(now);
         let moved = |(old, new): (&u32, &u32)| {
-            u64::from(old.abs_diff(*new)) * 100
-                > u64::from(*old.max(new)) * WEIGHT_CHANGE_MIN_PERCENT
+            let (change, larger) = (u64::from(old.abs_diff(*new)), u64::from(*old.max(new)));
+            change * 100 > larger * WEIGHT_CHANGE_MIN_PERCENT
         };
         let changed =
-            weights.len() != self.weights.len() || self.weights.iter().zip(weights).any(moved);
+            weights.len() != self.weights.len() || self.weights.iter().zip(&weights).any(moved);
         if changed {
-            self.weights.clear();
-            self.weights.extend_from_slice(weights);
+            self.weights = weights;
         }
         changed
     }

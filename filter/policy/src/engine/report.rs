@@ -24,6 +24,8 @@ pub struct Attempt<'a> {
     pub flags: u64,
     /// `response.code`, 0 for none.
     pub status: u64,
+    /// `response.grpc_status`, 0 for none.
+    pub grpc_status: u64,
 }
 
 /// Whether the end of a stream has to be looked at.
@@ -71,18 +73,18 @@ impl Engine {
         AfterEnd::Booked
     }
 
-    /// The last endpoint of the stream `id`, and its status; 0 when there was none.
+    /// The last endpoint of the stream `id`, and its status and gRPC status; 0 where there was none.
     pub fn on_end_details(
         &mut self,
         id: StreamId,
         address: &[u8],
-        status: u64,
+        (status, grpc_status): (u64, u64),
         environment: &mut impl Environment,
         now: Instant,
     ) {
         let Some(stream) = self.ledger.get_mut(id).copied() else { return };
         let Some(cluster) = self.clusters.get(stream.cluster as usize) else { return };
-        let succeeded = classify(0, status) == Class::Success;
+        let succeeded = classify(0, status, grpc_status) == Class::Success;
         let Some(endpoint) = place(cluster, address).filter(|_| succeeded) else {
             // a failure is reported by itself; an answer of no endpoint says nothing
             self.release(&stream, Instant::ZERO, environment);
@@ -109,7 +111,7 @@ impl Engine {
         rng: &mut impl Rng,
         now: Instant,
     ) -> Class {
-        let class = classify(attempt.flags, attempt.status);
+        let class = classify(attempt.flags, attempt.status, attempt.grpc_status);
         if class == Class::Success {
             return class;
         }

@@ -14,7 +14,7 @@ pub enum Class {
     Reset,
     /// No answer within the per-try time-out.
     Timeout,
-    /// 502, 503 or 504.
+    /// 502, 503 or 504, or a gRPC status that means 503 or 504.
     GatewayError,
     /// It ended for a reason that says nothing of the endpoint (overflow, no route, the client
     /// went away).
@@ -46,9 +46,15 @@ mod flag {
     pub(super) const UPSTREAM_PROTOCOL_ERROR: u64 = 1 << 23;
 }
 
-/// The class of an attempt with these response flags and this status (0: none).
+/// gRPC statuses that Envoy takes for 504 and 503 (`Grpc::Utility::grpcToHttpStatus`); the others
+/// that it takes for 5xx say that the endpoint answered.
+const GRPC_DEADLINE_EXCEEDED: u64 = 4;
+const GRPC_UNAVAILABLE: u64 = 14;
+
+/// The class of an attempt with these response flags, this status (0: none) and this gRPC status
+/// (0: well, or no gRPC).
 #[must_use]
-pub const fn classify(flags: u64, status: u64) -> Class {
+pub const fn classify(flags: u64, status: u64, grpc_status: u64) -> Class {
     use flag::{
         LOCAL_RESET, UPSTREAM_CONNECTION_FAILURE, UPSTREAM_CONNECTION_TERMINATION,
         UPSTREAM_OVERFLOW, UPSTREAM_PROTOCOL_ERROR, UPSTREAM_REMOTE_RESET,
@@ -69,9 +75,10 @@ pub const fn classify(flags: u64, status: u64) -> Class {
     } else if flags != 0 {
         Class::NotTheEndpoint
     } else {
-        match status {
-            502..=504 => Class::GatewayError,
-            0 => Class::NotTheEndpoint,
+        match (status, grpc_status) {
+            (502..=504, _) => Class::GatewayError,
+            (0, _) => Class::NotTheEndpoint,
+            (_, GRPC_DEADLINE_EXCEEDED | GRPC_UNAVAILABLE) => Class::GatewayError,
             _ => Class::Success,
         }
     }
@@ -100,7 +107,16 @@ mod tests {
             (1 << 40, 200, Class::NotTheEndpoint),
         ];
         for (flags, status, class) in rows {
-            assert_eq!(classify(flags, status), class, "flags {flags:#x}, status {status}");
+            assert_eq!(classify(flags, status, 0), class, "flags {flags:#x}, status {status}");
+        }
+    }
+
+    #[test]
+    fn a_grpc_status_that_means_503_or_504_is_a_gateway_error_and_no_other_is() {
+        for grpc_status in 0..=20 {
+            let failed = grpc_status == 4 || grpc_status == 14;
+            let class = if failed { Class::GatewayError } else { Class::Success };
+            assert_eq!(classify(0, 200, grpc_status), class, "{grpc_status}");
         }
     }
 

@@ -232,6 +232,7 @@ fn a_client_that_gives_up_late_shows_that_the_endpoint_is_slow_whoever_tells_fir
             address: list[0].as_bytes(),
             flags: 0x4000,
             status: 0,
+            ..Attempt::default()
         };
         let now = world.now;
         if report_first {
@@ -264,6 +265,7 @@ fn a_client_that_gives_up_makes_no_endpoint_look_fast() {
         address: list[0].as_bytes(),
         flags: 0x4000,
         status: 0,
+        ..Attempt::default()
     };
     let place = world.engine.clusters[0].place(&list[0]).unwrap();
     let estimate = |world: &World| {

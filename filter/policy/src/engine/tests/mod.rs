@@ -176,6 +176,7 @@ impl World {
             address: address.as_bytes(),
             flags: 0,
             status,
+            ..Attempt::default()
         };
         self.engine.on_attempt(&attempt, &mut self.process, &mut self.rng, self.now)
     }
@@ -207,7 +208,7 @@ impl World {
         let (engine, process) = (&mut self.engine, &mut self.process);
         if engine.on_end(plan.id, process, self.now) == AfterEnd::Details {
             let address = address.as_bytes();
-            engine.on_end_details(plan.id, address, status, process, self.now);
+            engine.on_end_details(plan.id, address, (status, 0), process, self.now);
         }
     }
 
