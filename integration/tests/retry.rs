@@ -77,13 +77,17 @@ async fn a_get_is_sent_again_after_a_503_or_a_reset_and_a_post_is_not() {
             assert_eq!((reply.status, reply.upstream()), (200, Some("u3")), "{spec:?}");
         }
         seen(&harness).await;
+        // The two that fail are seldom a first choice by now.
         let mut failed = 0;
-        for _ in 0..12 {
+        for _ in 0..500 {
             let reply = harness.call(Method::POST, "/").send().await.unwrap();
             failed += u64::from(reply.status == 503);
             assert_eq!(seen(&harness).await.iter().sum::<u64>(), 1, "{spec:?}");
+            if failed == 3 {
+                break;
+            }
         }
-        assert_eq!(failed, 8, "two of three endpoints fail: {spec:?}");
+        assert_eq!(failed, 3, "two of three endpoints fail: {spec:?}");
     }
 }
 
@@ -97,8 +101,10 @@ async fn a_post_is_sent_again_when_no_connection_came_about() {
         let reply = harness.call(Method::POST, "/").send().await.unwrap();
         assert_eq!(reply.status, 200);
     }
-    assert_eq!(harness.metric("attempts_connect_failure").await.unwrap(), 4);
-    let booked = async |h: &Harness| Ok(h.metric("retries").await? == 4);
+    // Four turns in twelve, but from the second failure on it passes some of them.
+    let failures = harness.metric("attempts_connect_failure").await.unwrap();
+    assert!((2..=4).contains(&failures), "{failures}");
+    let booked = async |h: &Harness| Ok(h.metric("retries").await? == failures);
     harness.eventually("the budget knows them", booked).await.unwrap();
 }
 

@@ -148,7 +148,14 @@ fn hash_policy() -> impl Strategy<Value = Value> {
         source["terminal"] = terminal.into();
         source
     });
-    vec(policy, 0..5).prop_map(Value::from)
+    let at_most_one_is_generated = |mut policies: Vec<Value>| {
+        let mut generated = false;
+        policies.retain(|policy| {
+            policy["cookie"]["ttl"].is_null() || !core::mem::replace(&mut generated, true)
+        });
+        Value::from(policies)
+    };
+    vec(policy, 0..5).prop_map(at_most_one_is_generated)
 }
 
 /// The other blocks of the selection, each with every field, or `null`.
