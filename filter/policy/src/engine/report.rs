@@ -73,7 +73,8 @@ impl Engine {
         AfterEnd::Booked
     }
 
-    /// The last endpoint of the stream `id`, and its status and gRPC status; 0 where there was none.
+    /// The last endpoint of the stream `id`, and its status and gRPC status; 0 where there was
+    /// none.
     pub fn on_end_details(
         &mut self,
         id: StreamId,
