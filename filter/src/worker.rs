@@ -314,11 +314,11 @@ impl<H: Host> Worker<H> {
 
     /// Asks for the membership if it is due and this VM is the one to ask.
     fn ask(&mut self) {
-        let Some(path) = self.engine.clusters_path() else { return };
         let now = self.ticked;
         if !self.poll.is_due(now) {
             return;
         }
+        let Some(path) = self.engine.clusters_path() else { return };
         let admin = self.engine.config().admin.clone();
         let lease = Poll::lease(self.owner, self.traffic, admin.interval, now);
         match shared::take_lease(&self.host, lease, now) {

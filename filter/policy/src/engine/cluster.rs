@@ -184,7 +184,6 @@ impl Cluster {
         if self.draft.is_some() {
             return;
         }
-        self.again = false;
         self.builds = self.builds.wrapping_add(1);
         let own: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
         let follow_load = self.weights.len() == own.len();
@@ -211,6 +210,11 @@ impl Cluster {
             self.tables = ready;
             self.tables.weigh(&self.table, &self.settings);
         }
+    }
+
+    /// The build that was wanted begins, as far as its endpoints are known.
+    pub(super) const fn build_is_begun(&mut self) {
+        self.again = false;
     }
 
     /// Whether tables have to be built from the present endpoints.

@@ -108,7 +108,7 @@ impl Engine {
         let added = |engine: &mut Self| engine.add(name, engine.config.defaults.clone());
         let index = known.or_else(|| steered.then(|| added(self)).flatten());
         if let Some(index) = index {
-            self.with_surroundings(index, now, |cluster, endpoints, around| {
+            self.with_surroundings(index as usize, now, |cluster, endpoints, around| {
                 cluster.rebuild(endpoints, around);
             });
             let tracked = self.clusters.get(index as usize).is_some_and(|c| c.tracking.active);
@@ -134,31 +134,32 @@ impl Engine {
     /// Starts to build what has to be built: one cluster after the other, because building takes
     /// more memory than what is built. Small tables are complete at once.
     pub(super) fn begin_builds(&mut self, now: Instant) {
-        for index in 0..u32::try_from(self.clusters.len()).unwrap_or(u32::MAX) {
-            if self.clusters.iter().any(Cluster::is_building) {
-                return;
+        let wants = |cluster: &Cluster| cluster.wants_build();
+        while !self.clusters.iter().any(Cluster::is_building)
+            && let Some(index) = self.clusters.iter().position(wants)
+        {
+            if let Some(cluster) = self.clusters.get_mut(index) {
+                cluster.build_is_begun();
             }
-            if self.clusters.get(index as usize).is_some_and(Cluster::wants_build) {
-                self.with_surroundings(index, now, |cluster, endpoints, around| {
-                    cluster.begin_build(endpoints, around);
-                });
-            }
+            self.with_surroundings(index, now, |cluster, endpoints, around| {
+                cluster.begin_build(endpoints, around);
+            });
         }
     }
 
     fn with_surroundings(
         &mut self,
-        index: u32,
+        index: usize,
         now: Instant,
         call: impl FnOnce(&mut Cluster, &[Endpoint], &Surroundings<'_>),
     ) {
         let taken = |(at, cluster): (usize, &Cluster)| {
             // its own old tables go when the new ones are complete
-            if at == index as usize { 0 } else { cluster.table_bytes() }
+            if at == index { 0 } else { cluster.table_bytes() }
         };
         let others = self.clusters.iter().enumerate().map(taken);
         let others = others.fold(0_u64, u64::saturating_add);
-        let Some(cluster) = self.clusters.get_mut(index as usize) else { return };
+        let Some(cluster) = self.clusters.get_mut(index) else { return };
         let Some(set) = self.membership.get(&cluster.name) else { return };
         let zones = cluster.settings.zone_aware.clone();
         let local = zones.as_ref().and_then(|zones| self.membership.get(&zones.local_cluster));
