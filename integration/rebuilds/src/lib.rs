@@ -60,7 +60,7 @@ impl Environment for Nothing {
     fn clock(&mut self) -> Instant {
         Instant::ZERO
     }
-    fn active(&mut self, _: u32) -> u32 {
+    fn active(&mut self, _: u32) -> i64 {
         0
     }
     fn add_active(&mut self, _: u32, _: i64) {}

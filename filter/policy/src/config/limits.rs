@@ -50,7 +50,7 @@ pub const HASH_BALANCE_FACTOR: RangeInclusive<u64> = 100..=1_000_000;
 /// one takes some five times what it keeps, which is 340 MiB for the largest ring, and the rest is
 /// for what no configuration shows: priorities and weights of endpoints that are asked for.
 pub const TABLES_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// What an entry of a ring keeps: its place and its owner.
+/// What an entry of a ring keeps: its place and its owner. Half a byte of index is left uncounted.
 pub const RING_ENTRY_BYTES: u64 = 10;
 /// What an entry of a Maglev table keeps: its owner.
 pub const MAGLEV_ENTRY_BYTES: u64 = 2;
