@@ -85,6 +85,17 @@ fn steady_ring(n: usize, points_each: usize) -> LbPolicy {
     ring((points_each * (n - 1)) as u64, HashFunction::XxHash)
 }
 
+/// Whether all members own the same number of points. Envoy's sums in floating point, which ours
+/// follow, give somebody one more at some sizes, such as 49 members (`49.0 * (1.0 / 49.0) < 1.0`).
+fn is_even(picker: &Picker) -> bool {
+    let Picker::RingHash(ring) = picker else { return false };
+    let mut points = vec![0_u32; picker.len() as usize];
+    for (_, owner) in ring.points() {
+        points[owner as usize] += 1;
+    }
+    points.windows(2).all(|pair| pair[0] == pair[1])
+}
+
 fn config() -> ProptestConfig {
     let failure_persistence = Some(Box::new(FileFailurePersistence::Off) as Box<_>);
     ProptestConfig { cases: 48, failure_persistence, ..ProptestConfig::default() }
@@ -159,6 +170,7 @@ proptest! {
         let fewer = without(&keys, removed);
         let mut large = Picker::build(&spec, &members(&keys, &[1]), 0);
         let mut small = Picker::build(&spec, &members(&fewer, &[1]), 0);
+        prop_assume!(is_even(&large) && is_even(&small));
         for hash in hashes(500) {
             let before = candidates(&mut large, hash, Step::Stop)[0];
             let after = candidates(&mut small, hash, Step::Stop)[0];
@@ -179,6 +191,7 @@ proptest! {
         let fewer = without(&keys, removed);
         let mut large = Picker::build(&spec, &members(&keys, &[1]), 0);
         let mut small = Picker::build(&spec, &members(&fewer, &[1]), 0);
+        prop_assume!(is_even(&large) && is_even(&small));
         for hash in hashes(100) {
             let mut held_out = candidates(&mut large, hash, Step::Skip);
             held_out.retain(|member| *member != removed);
