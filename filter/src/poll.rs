@@ -12,6 +12,10 @@ const LEASE_INTERVALS: u32 = 3;
 /// endpoints the polls become rarer instead of slowing requests.
 const DUTY: u32 = 50;
 
+/// How often a VM looks whether the lease of another one has ended; looking is a host call that
+/// returns bytes.
+const LOOKS: Duration = Duration::from_secs(1);
+
 /// A poll that something called for comes at the earliest so long after the last one.
 const HURRIED: Duration = Duration::from_millis(500);
 
@@ -48,6 +52,11 @@ impl Poll {
         self.due = now.after(interval);
     }
 
+    /// Another VM holds the lease.
+    pub fn held_by_another(&mut self, now: Instant) {
+        self.due = now.after(LOOKS);
+    }
+
     /// Whether `call` is the one that is waited for; it is then not waited for any longer.
     pub fn is_answered_by(&mut self, call: u32) -> bool {
         let ours = self.in_flight.is_some_and(|(waiting, _)| waiting == call);
@@ -64,8 +73,8 @@ impl Poll {
     }
 
     /// The lease that a poll at `now` needs.
-    pub fn lease(owner: u64, traffic: bool, interval: Duration, now: Instant) -> Lease {
-        Lease { owner, until: now.after(interval.saturating_mul(LEASE_INTERVALS)), traffic }
+    pub fn lease(owner: u64, fit: bool, interval: Duration, now: Instant) -> Lease {
+        Lease { owner, until: now.after(interval.saturating_mul(LEASE_INTERVALS)), fit }
     }
 }
 

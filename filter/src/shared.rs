@@ -150,7 +150,7 @@ impl Seen {
 /// Takes or renews the lease to poll, until `until`. False: another VM holds it.
 pub fn take_lease(host: &impl Host, wanted: Lease, now: Instant) -> Outcome<bool> {
     let (bytes, version) = host.shared(LEASE)?;
-    if !Lease::decode(&bytes).is_open_to(wanted.owner, wanted.traffic, now) {
+    if !Lease::decode(&bytes).is_open_to(wanted.owner, wanted.fit, now) {
         return Ok(false);
     }
     swapped(host.set_shared(LEASE, &wanted.encode(), version))

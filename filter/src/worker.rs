@@ -8,6 +8,7 @@ use core::time::Duration;
 use outrigger_policy::config::{self, Config};
 use outrigger_policy::engine::{AfterEnd, Attempt, Decision, Engine, Event, Site};
 use outrigger_policy::hash;
+use outrigger_policy::membership::lease;
 use outrigger_policy::metrics::Id;
 use outrigger_policy::outcome::ledger::StreamId;
 use outrigger_policy::pick::SLICE_UNITS;
@@ -320,10 +321,14 @@ impl<H: Host> Worker<H> {
         }
         let Some(path) = self.engine.clusters_path() else { return };
         let admin = self.engine.config().admin.clone();
-        let lease = Poll::lease(self.owner, self.traffic, admin.interval, now);
+        let fit = lease::is_fit(self.traffic, self.engine.endpoints());
+        let lease = Poll::lease(self.owner, fit, admin.interval, now);
         match shared::take_lease(&self.host, lease, now) {
             Ok(true) => {}
-            Ok(false) => return,
+            Ok(false) => {
+                self.poll.held_by_another(now);
+                return;
+            }
             failed => {
                 self.note(failed);
                 return;

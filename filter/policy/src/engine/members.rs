@@ -18,6 +18,12 @@ impl Engine {
             .then(|| decode::clusters_filter_path(&names))
     }
 
+    /// How many endpoints an answer of Envoy's admin is about, as far as is known.
+    #[must_use]
+    pub fn endpoints(&self) -> usize {
+        self.membership.iter().map(|(_, set)| set.endpoints.len()).sum()
+    }
+
     /// Takes an answer of Envoy's admin. Returns whether anything changed.
     ///
     /// # Errors
