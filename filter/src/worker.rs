@@ -359,15 +359,9 @@ impl<H: Host> Worker<H> {
         if !self.engine.wants_slots() {
             return;
         }
-        let mut asked = Asked {
-            host: &self.host,
-            metrics: &self.metrics,
-            actives: &self.actives,
-            owner: self.owner,
-            failures: &mut self.host_failures,
-            context: self.context,
-        };
-        let claimed = shared::claim_slots(&self.host, &mut self.engine, &mut asked);
+        let (engine, mut asked, _) = self.split();
+        let host = asked.host;
+        let claimed = shared::claim_slots(host, engine, &mut asked);
         self.note(claimed);
     }
 
